@@ -1,0 +1,2 @@
+//! RouterOS simulator.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Node agent.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Operator for MikroTik ROSE Data Servers.
