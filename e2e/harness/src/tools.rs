@@ -1,0 +1,99 @@
+//! The programs that the harness runs: built from their Go modules by `e2e/tools/build.sh`, ours by cargo.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+
+/// The checkout that this harness was compiled from.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).into()
+}
+
+/// Where the Go-built programs are.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    built: PathBuf,
+    assets: Option<PathBuf>,
+}
+
+impl Tools {
+    /// The path of a program. `KUBEBUILDER_ASSETS` goes first for etcd, kube-apiserver and kubectl.
+    pub fn path(&self, name: &str) -> PathBuf {
+        let own = self
+            .assets
+            .iter()
+            .map(|assets| assets.join(name))
+            .find(|path| path.exists());
+        own.unwrap_or_else(|| self.built.join(name))
+    }
+}
+
+/// Builds what is missing, with progress on stderr, and says where it is. Takes minutes once, then a moment.
+pub fn ensure() -> Result<Tools> {
+    static TOOLS: OnceLock<Tools> = OnceLock::new();
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock();
+    if let Some(tools) = TOOLS.get() {
+        return Ok(tools.clone());
+    }
+    let script = root().join("e2e/tools/build.sh");
+    let built = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {}", script.display()))?;
+    ensure!(built.status.success(), "{} failed (see above)", script.display());
+    let built = String::from_utf8(built.stdout)?
+        .lines()
+        .last()
+        .context("build.sh named no folder")?
+        .into();
+    let tools = Tools {
+        built,
+        assets: std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from),
+    };
+    Ok(TOOLS.get_or_init(|| tools).clone())
+}
+
+/// Cargo's target folder, wherever configuration puts it.
+pub fn target() -> Result<PathBuf> {
+    static TARGET: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(target) = TARGET.get() {
+        return Ok(target.clone());
+    }
+    let metadata = Command::new(cargo())
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(root())
+        .output()
+        .context("run cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).context("read cargo metadata")?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target folder")?;
+    Ok(TARGET.get_or_init(|| target.into()).clone())
+}
+
+/// The path of one of our own programs, built now if it is not fresh: a test must never run yesterday's operator.
+pub fn own(name: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock();
+    if BUILT.get().is_none() {
+        // The whole workspace, as `cargo test` does: one set of features, nothing is compiled twice.
+        let status = Command::new(cargo())
+            .args(["build", "--quiet", "--workspace", "--bins"])
+            .current_dir(root())
+            .status()
+            .context("run cargo build")?;
+        ensure!(status.success(), "cargo build --workspace --bins failed (see above)");
+        BUILT.get_or_init(|| ());
+    }
+    Ok(target()?.join("debug").join(name))
+}
+
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
