@@ -1,0 +1,164 @@
+//! [`RdsAttachment`]: one node that wants, has or leaves one volume.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::volume::AccessMode;
+use crate::volume_status::Role;
+
+/// One node that wants, has or leaves one volume. Made and ended by the CSI Controller only.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "rds.csi.srvlab.io",
+    version = "v1alpha1",
+    kind = "RdsAttachment",
+    plural = "rdsattachments",
+    status = "RdsAttachmentStatus",
+    derive = "PartialEq",
+    shortname = "rdsatt",
+    category = "rds",
+    selectable = ".spec.node",
+    doc = "One node that wants, has or leaves one RdsVolume. Made and ended by the CSI driver; only the operator may delete it.",
+    printcolumn(name = "Volume", type_ = "string", json_path = ".spec.volume"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
+    printcolumn(name = "Role", type_ = "string", json_path = ".status.role"),
+    printcolumn(
+        name = "Admitted",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Admitted")].status"#
+    ),
+    printcolumn(
+        name = "Connected",
+        type_ = "string",
+        json_path = r#".status.agent.conditions[?(@.type=="Connected")].status"#
+    ),
+    printcolumn(
+        name = "Healthy",
+        type_ = "string",
+        json_path = r#".status.agent.conditions[?(@.type=="Healthy")].status"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Admitted")].message"#,
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("an RdsAttachment cannot change. It is made by ControllerPublishVolume and ended by ControllerUnpublishVolume"))]
+pub struct RdsAttachmentSpec {
+    /// Name of the RdsVolume.
+    #[schemars(length(min = 1, max = 63))]
+    pub volume: String,
+    /// Name of the node. Agents watch only the attachments of their own node by this field.
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+    /// Whether the node may only read. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+    /// The access mode of the request.
+    pub access_mode: AccessMode,
+}
+
+/// What was decided and seen. `agent` belongs to the agent of that node, all else to the lease holder.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RdsAttachmentStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Admitted and Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Role that the node was admitted in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The NQN to connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nqn: Option<String>,
+    /// The IP address to connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The TCP port to connect to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Generation of the export that the three fields above belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export_generation: Option<u32>,
+    /// The one trial of a half-open breaker: this attachment may try until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_open_trial_until: Option<Time>,
+    /// What the agent of the node says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
+}
+
+/// What the agent of the node says. Written by that agent only.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Recorded before the agent connects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
+    /// Connected, Staged, Healthy, Disconnected (final for this object).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// The block device, for people: it is looked up anew at each use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// State of the NVMe controller as the kernel spells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller_state: Option<String>,
+    /// Failures of this volume on this node, for the breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<u32>,
+    /// The last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// The size that the node's kernel shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<crate::size::Size>,
+    /// The format handshake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<AgentFormat>,
+}
+
+/// What an agent records before it connects: which run of which machine.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Intent {
+    /// Boot ID of the kernel.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// System UUID of the machine.
+    #[serde(rename = "systemUUID")]
+    pub system_uuid: String,
+    /// Machine ID of the operating system.
+    #[serde(rename = "machineID")]
+    pub machine_id: String,
+    /// UID of the Node object.
+    #[serde(rename = "nodeUID")]
+    pub node_uid: String,
+    /// Generation of the export that it connects to.
+    pub generation: u32,
+}
+
+/// The agent's half of the format handshake.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentFormat {
+    /// The filesystem that it asks to make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<String>,
+    /// UUID of the filesystem that it made.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "fsUUID")]
+    pub fs_uuid: Option<String>,
+    /// Whether the volume is published as a raw block device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_as_block: Option<bool>,
+}

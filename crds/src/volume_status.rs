@@ -1,0 +1,178 @@
+//! The parts of `RdsVolume.status` that the attachment protocol, the format ledger and the breaker write.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One node that may use the volume.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// Name of the node.
+    pub node: String,
+    /// UID of its RdsAttachment.
+    #[serde(rename = "attachmentUID")]
+    pub attachment_uid: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was admitted.
+    pub since: Time,
+}
+
+/// What a holder may do.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The one writer.
+    Primary,
+    /// The second node of a live migration.
+    MigrationTarget,
+    /// One of several readers.
+    Reader,
+}
+
+/// A live migration in progress.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Migration {
+    /// The node that had the volume.
+    pub source: String,
+    /// The node that gets it.
+    pub target: String,
+    /// When the second node was admitted.
+    pub started_at: Time,
+    /// After this moment no new attachment is admitted until one side leaves.
+    pub deadline: Time,
+}
+
+/// A fence in progress.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Fence {
+    /// The node that is cut.
+    pub node: String,
+    /// UID of its RdsAttachment.
+    #[serde(rename = "attachmentUID")]
+    pub attachment_uid: String,
+    /// How far it got; each step is recorded before it is taken.
+    pub phase: FencePhase,
+    /// The NQN of the new generation.
+    pub nqn: String,
+    /// When it was decided.
+    pub started_at: Time,
+}
+
+/// How far a fence got.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FencePhase {
+    /// The new generation is recorded; the old export may still be there.
+    Cutting,
+    /// The token was moved and the old export read back as off; the new one may be there already.
+    Reopening,
+}
+
+/// A node that was cut.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Fenced {
+    /// The node.
+    pub node: String,
+    /// The last generation that it could use.
+    pub generation: u32,
+    /// When it was cut.
+    pub at: Time,
+}
+
+/// The format ledger: what is known of the data on the disk.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FormatLedger {
+    /// The entry.
+    pub state: FormatState,
+    /// Intent: UID of the RdsAttachment that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "attachmentUID")]
+    pub attachment_uid: Option<String>,
+    /// Intent: the node that may run mkfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Intent, Formatted: the filesystem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs_type: Option<String>,
+    /// Formatted: the filesystem's UUID, which is the UID of the RdsVolume.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "fsUUID")]
+    pub fs_uuid: Option<String>,
+}
+
+/// Entries of the format ledger. An absent ledger is Unknown.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormatState {
+    /// Nothing is known: never format.
+    Unknown,
+    /// This object's own create made the file: the only state in which a format may begin (I1).
+    Blank,
+    /// A node may run mkfs (I2).
+    Intent,
+    /// A filesystem was made: no code path reaches mkfs again.
+    Formatted,
+    /// Published as a raw block device.
+    UsedAsBlock,
+    /// Somebody else's data.
+    Foreign,
+}
+
+/// The deletion in progress.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Deletion {
+    /// The slot whose disk is removed.
+    pub slot: String,
+    /// The file that is removed after it, while no disk names it.
+    pub path: String,
+    /// How far it got.
+    pub phase: DeletionPhase,
+}
+
+/// How far a deletion got.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletionPhase {
+    /// The next generation is recorded; token and export may still be the old ones.
+    Retiring,
+    /// The token was moved and the export read back as off; disk and file may be gone already.
+    Removing,
+    /// Disk and file were read back as gone.
+    Removed,
+}
+
+/// The circuit breaker of a volume.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreakerStatus {
+    /// Closed lets tries pass, Open refuses them, HalfOpen lets one trial pass.
+    pub state: BreakerState,
+    /// Failures in a row.
+    #[serde(default)]
+    pub consecutive_failures: u32,
+    /// Since when it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_at: Option<Time>,
+    /// When one trial is let through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+    /// What failed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// The `spec.circuitBreaker.resetToken` that was acted upon last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_reset_token: Option<String>,
+}
+
+/// States of a breaker.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Tries pass.
+    #[default]
+    Closed,
+    /// Tries are refused until `retryAt`.
+    Open,
+    /// One trial is under way.
+    HalfOpen,
+}
