@@ -1,0 +1,222 @@
+//! Settings of the agent: flags with an environment variable beside each, and the one setting that has no default, the
+//! managed NQN prefix.
+//!
+//! Refuses to start on anything malformed: a wrong prefix would make a machine's own disks look like ours (I6).
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// The variable that holds the managed prefix. A variable and not a flag: it comes from ConfigMap `rds-csi-config`.
+pub(crate) const PREFIX_VARIABLE: &str = "CSI_MANAGED_NQN_PREFIX";
+
+/// The NVMe specification allows an NQN of 223 bytes at most.
+const NQN_MAX: usize = 223;
+
+/// Flags of the agent.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rds-node-agent",
+    version,
+    about = "Connects, checks and mounts RDS volumes on one node"
+)]
+pub(crate) struct Config {
+    /// Unix socket of the CSI services, as `unix:///path` or a plain path.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
+    pub(crate) endpoint: Endpoint,
+    /// Name of the Node object of this machine.
+    #[arg(long, env = "NODE_ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) node_id: String,
+    /// Where /livez, /readyz and /metrics are served; `:9809` means every IPv4 address.
+    #[arg(long, env = "METRICS_ADDRESS", default_value = ":9809", value_parser = listen_address)]
+    pub(crate) metrics_address: SocketAddr,
+    /// How long a shutdown may take before the process gives up and exits with 1.
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub(crate) shutdown_timeout: Duration,
+    /// Form of the log lines on stderr.
+    #[arg(long, env = "LOG_FORMAT", default_value = "json")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Path of a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint(PathBuf);
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = text.strip_prefix("unix://").unwrap_or(text);
+        if path.starts_with('/') {
+            return Ok(Self(PathBuf::from(path)));
+        }
+        Err(format!(
+            "`{text}` is not an absolute unix socket path, give for example unix:///csi/csi.sock"
+        ))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.0.display())
+    }
+}
+
+/// The prefix of every NQN that this agent may ever touch (R7 to R10, R13).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ManagedPrefix(String);
+
+/// Why a prefix was refused. Each text names the variable, the rule and the value.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PrefixError {
+    /// Not set, or empty.
+    #[error(
+        "{PREFIX_VARIABLE} is not set: it is required and has no default; set it from key `nqn-prefix` of ConfigMap \
+         `rds-csi-config`, for example nqn.2000-02.com.mikrotik:pvc-"
+    )]
+    Missing,
+    /// Not text.
+    #[error("{PREFIX_VARIABLE} is not valid UTF-8, its value reads {0:?}; set it to an NQN prefix in plain ASCII")]
+    NotText(OsString),
+    /// Rule 1.
+    #[error(
+        "{PREFIX_VARIABLE} must start with `nqn.`, its value is {0:?}; take for example nqn.2000-02.com.mikrotik:pvc-"
+    )]
+    NoNqn(String),
+    /// Rule 2.
+    #[error(
+        "{PREFIX_VARIABLE} must contain `:` after the naming authority, its value is {0:?}; take for example \
+         nqn.2000-02.com.mikrotik:pvc-"
+    )]
+    NoColon(String),
+    /// Rule 3.
+    #[error("{PREFIX_VARIABLE} must be at most {NQN_MAX} bytes long, its value is longer: {0:?}; shorten it")]
+    TooLong(String),
+}
+
+impl ManagedPrefix {
+    /// Judges the value of the variable; `None` is an unset one.
+    pub(crate) fn from_variable(value: Option<OsString>) -> Result<Self, PrefixError> {
+        let value = value.unwrap_or_default().into_string().map_err(PrefixError::NotText)?;
+        if value.is_empty() {
+            Err(PrefixError::Missing)
+        } else if !value.starts_with("nqn.") {
+            Err(PrefixError::NoNqn(value))
+        } else if !value.contains(':') {
+            Err(PrefixError::NoColon(value))
+        } else if value.len() > NQN_MAX {
+            Err(PrefixError::TooLong(value))
+        } else {
+            Ok(Self(value))
+        }
+    }
+}
+
+impl fmt::Display for ManagedPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `30s`, `5m`, `1h 30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|e| format!("`{text}` is not a duration such as 30s or 5m: {e}"))?;
+    Duration::try_from(parsed).map_err(|_| format!("`{text}` is negative, give a duration such as 30s"))
+}
+
+/// `host:port`, or `:port` for every IPv4 address.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
+    full.to_socket_addrs()
+        .ok()
+        .and_then(|mut all| all.next())
+        .ok_or_else(|| format!("`{text}` is not an address to listen on, give for example :9809 or 127.0.0.1:9809"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(value: Option<&str>) -> String {
+        ManagedPrefix::from_variable(value.map(OsString::from))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn r7_an_unset_or_empty_prefix_is_refused_by_the_name_of_the_variable() {
+        for value in [None, Some("")] {
+            assert!(
+                refused(value).starts_with("CSI_MANAGED_NQN_PREFIX is not set"),
+                "{value:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn r8_each_rule_names_itself_and_shows_the_value() {
+        let long = format!("nqn.2000-02.com.mikrotik:{}", "x".repeat(224 - 25));
+        assert_eq!(long.len(), 224);
+        for (value, rule) in [
+            ("pvc-", "must start with `nqn.`"),
+            ("NQN.2000-02.com.mikrotik:pvc-", "must start with `nqn.`"),
+            (" nqn.2000-02.com.mikrotik:pvc-", "must start with `nqn.`"),
+            ("nqn.2000-02.com.mikrotik", "must contain `:`"),
+            (long.as_str(), "must be at most 223 bytes"),
+        ] {
+            let message = refused(Some(value));
+            assert!(message.contains(rule), "{value}: {message}");
+            assert!(message.contains(value), "{value}: {message}");
+            assert!(message.contains(PREFIX_VARIABLE), "{value}: {message}");
+        }
+    }
+
+    #[test]
+    fn r8_223_bytes_are_accepted() {
+        let longest = format!("nqn.2000-02.com.mikrotik:{}", "x".repeat(223 - 25));
+        assert!(ManagedPrefix::from_variable(Some(longest.into())).is_ok());
+        assert!(ManagedPrefix::from_variable(Some("nqn.2000-02.com.mikrotik:pvc-".into())).is_ok());
+    }
+
+    #[test]
+    fn endpoints_are_unix_sockets() {
+        for good in ["unix:///csi/csi.sock", "/csi/csi.sock"] {
+            assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), "unix:///csi/csi.sock");
+        }
+        for bad in ["", "tcp://127.0.0.1:1", "unix://csi.sock", "csi.sock"] {
+            assert!(
+                bad.parse::<Endpoint>().unwrap_err().contains("unix:///csi/csi.sock"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn durations_and_addresses() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("30").is_err() && duration("-1s").is_err() && duration("soon").is_err());
+        assert_eq!(listen_address(":9809").unwrap().to_string(), "0.0.0.0:9809");
+        assert!(listen_address("nonsense").unwrap_err().contains(":9809"));
+    }
+}

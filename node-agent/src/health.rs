@@ -1,0 +1,39 @@
+//! Serves /livez, /readyz and /metrics. Owns the agent's private metrics registry (R76): nothing registers globally.
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::routing::get;
+use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// A registry with the series that say which build runs.
+pub(crate) fn registry() -> prometheus::Result<Registry> {
+    let registry = Registry::new();
+    let build = IntGaugeVec::new(
+        Opts::new("rds_csi_build_info", "Always 1; the labels say which build this is"),
+        &["component", "version"],
+    )?;
+    build
+        .with_label_values(&["rds-node-agent", env!("CARGO_PKG_VERSION")])
+        .set(1);
+    registry.register(Box::new(build))?;
+    Ok(registry)
+}
+
+/// Serves until `stop`; requests under way are finished.
+pub(crate) async fn serve(listener: TcpListener, registry: Registry, stop: CancellationToken) -> std::io::Result<()> {
+    let metrics = move || async move {
+        TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .map(|text| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
+            .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+    };
+    let router = Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(async || "ok: no CSI node service in this version\n"))
+        .route("/metrics", get(metrics));
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}

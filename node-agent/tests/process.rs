@@ -1,0 +1,82 @@
+//! Runs the binary: refusals at start, health, and a clean end on SIGTERM.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+fn agent() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rds-node-agent"));
+    command
+        .env_clear()
+        .env("NODE_ID", "worker-1")
+        .args(["--metrics-address", "127.0.0.1:0"])
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn r7_to_r9_bad_prefixes_end_the_process_with_the_reason() {
+    for (value, reason) in [
+        (None, "CSI_MANAGED_NQN_PREFIX is not set"),
+        (Some(""), "CSI_MANAGED_NQN_PREFIX is not set"),
+        (Some("iqn.2000-02.com.mikrotik:pvc-"), "must start with `nqn.`"),
+        (Some("nqn.2000-02"), "must contain `:`"),
+    ] {
+        let mut command = agent();
+        if let Some(value) = value {
+            command.env("CSI_MANAGED_NQN_PREFIX", value);
+        }
+        let output = command.output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{value:?}: {log}");
+        assert!(log.contains(reason), "{value:?}: {log}");
+        assert!(!log.contains("started"), "{value:?}: {log}");
+    }
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn r1_r2_a_healthy_agent_ends_with_0_on_a_signal() {
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let mut child = agent()
+            .env("CSI_MANAGED_NQN_PREFIX", "nqn.2000-02.com.mikrotik:pvc-")
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        assert!(line.contains("nothing is advertised"), "{line}");
+        let address = line
+            .split("\"metrics_address\":\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
+        for (path, body) in [("/livez", "ok"), ("/readyz", "ok"), ("/metrics", "rds_csi_build_info{")] {
+            let answer = get(address, path);
+            assert!(
+                answer.starts_with("HTTP/1.1 200") && answer.contains(body),
+                "{path}: {answer}"
+            );
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("shutdown complete"), "{rest}");
+    }
+}
