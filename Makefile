@@ -1,0 +1,18 @@
+# Each target is one line; what it does in detail stands in the script or program that it calls.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench generate tools
+
+help:     ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+demo:     ## a PVC on a simulated RDS, from claim to clean bill, on a real control plane; KEEP=1 leaves it running
+	@e2e/need.sh && cargo run --quiet --package e2e --bin demo
+test:     ## all that must hold: fmt, clippy, docs, unit and end-to-end tests
+	@e2e/test.sh
+lint:     ## fmt, clippy, and cargo-deny where it is installed
+	@e2e/lint.sh
+bench:    ## measure, print a table, write target/bench/report.json
+	@e2e/need.sh && cargo run --quiet --package e2e --bin bench
+generate: ## write config/crd from the Rust types
+	cargo run --quiet --package rds-crds --bin crdgen
+tools:    ## build the control plane and the sidecars that the tests run
+	@e2e/need.sh && e2e/tools/build.sh
