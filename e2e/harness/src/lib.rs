@@ -7,7 +7,9 @@
 pub mod access;
 pub mod cluster;
 pub mod kubectl;
+pub mod manifest;
 pub mod process;
+pub mod supervisor;
 pub mod tools;
 pub mod wait;
 
