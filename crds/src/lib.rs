@@ -8,12 +8,14 @@ pub mod attachment;
 pub mod condition;
 pub mod identity;
 pub mod names;
+pub mod reason;
 pub mod server;
 pub mod size;
 pub mod volume;
 pub mod volume_status;
 
 pub use attachment::{RdsAttachment, RdsAttachmentSpec, RdsAttachmentStatus};
+pub use reason::Reason;
 pub use server::{RdsServer, RdsServerSpec, RdsServerStatus};
 pub use size::Size;
 pub use volume::{RdsVolume, RdsVolumeSpec, RdsVolumeStatus};

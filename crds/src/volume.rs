@@ -322,6 +322,10 @@ pub struct RdsVolumeStatus {
     /// THE record of admission: who may use the volume. Compare-and-swap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
+    /// Set when the record of holders may have holes (the status was lost or restored): a fence is owed before anybody
+    /// is admitted. Compare-and-swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holders_unknown_since: Option<Time>,
     /// A fence in progress. Compare-and-swap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Fence>,

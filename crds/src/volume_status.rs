@@ -138,8 +138,6 @@ pub enum DeletionPhase {
     Retiring,
     /// The token was moved and the export read back as off; disk and file may be gone already.
     Removing,
-    /// Disk and file were read back as gone.
-    Removed,
 }
 
 /// The circuit breaker of a volume.

@@ -1,0 +1,164 @@
+//! Reasons of conditions and events: one closed set, so that alerts and runbooks can name them.
+//!
+//! `docs/troubleshooting.md` has an entry for each; a test compares the two.
+
+use std::fmt;
+
+/// Why a condition says what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reason {
+    /// All is well.
+    Available,
+    /// The disk is being made.
+    Creating,
+    /// The disk is being enlarged.
+    Expanding,
+    /// The object is going away.
+    Deleting,
+    /// The RdsServer that the spec names does not exist.
+    ServerMissing,
+    /// The RdsServer cannot be used: not compatible, or its pool is not in order.
+    ServerNotUsable,
+    /// The RdsServer is in maintenance: new work waits.
+    Maintenance,
+    /// The appliance does not answer.
+    Unreachable,
+    /// The result of a command is not known; it is read back before anything else happens.
+    ResultUnknown,
+    /// The spec cannot be fulfilled as written.
+    Invalid,
+    /// Slot, file or NQN belong to somebody else.
+    Taken,
+    /// The pool has no room.
+    PoolFull,
+    /// The RouterOS user lacks a policy.
+    PermissionDenied,
+    /// The appliance refused the command.
+    Refused,
+    /// The host key is not the pinned one, or the key is not accepted.
+    AuthenticationFailed,
+    /// The Secret is missing or cannot be read as keys.
+    SecretInvalid,
+    /// The RouterOS version is too old or not known.
+    VersionNotSupported,
+    /// The pool is not there, not mounted or not clean.
+    PoolNotHealthy,
+    /// The disk is gone from the appliance.
+    DiskMissing,
+    /// The export is switched off or under another name.
+    ExportLost,
+    /// The disk no longer carries our tag.
+    TagLost,
+    /// The appliance's generation or nonce is not the recorded one: the status was lost or restored.
+    StatusLost,
+    /// The disk is smaller than it was.
+    Shrunk,
+    /// Somebody changed the disk.
+    EditedByOthers,
+    /// The appliance resizes only while the export is off, and the volume is in use.
+    NeedsDetach,
+    /// A node holds the volume.
+    InUse,
+    /// A PersistentVolume still names the volume.
+    PersistentVolumeExists,
+    /// Nobody asked for the removal of the data.
+    NotRequested,
+    /// RdsVolumes still name the server.
+    VolumesExist,
+    /// A command of which nothing was heard may still run.
+    WaitingForLateCommands,
+    /// Asked for something that this release does not do.
+    NotSupported,
+    /// Our bug.
+    InternalError,
+}
+
+impl Reason {
+    /// All of them, for tests and documents.
+    pub const ALL: [Self; 32] = [
+        Self::Available,
+        Self::Creating,
+        Self::Expanding,
+        Self::Deleting,
+        Self::ServerMissing,
+        Self::ServerNotUsable,
+        Self::Maintenance,
+        Self::Unreachable,
+        Self::ResultUnknown,
+        Self::Invalid,
+        Self::Taken,
+        Self::PoolFull,
+        Self::PermissionDenied,
+        Self::Refused,
+        Self::AuthenticationFailed,
+        Self::SecretInvalid,
+        Self::VersionNotSupported,
+        Self::PoolNotHealthy,
+        Self::DiskMissing,
+        Self::ExportLost,
+        Self::TagLost,
+        Self::StatusLost,
+        Self::Shrunk,
+        Self::EditedByOthers,
+        Self::NeedsDetach,
+        Self::InUse,
+        Self::PersistentVolumeExists,
+        Self::NotRequested,
+        Self::VolumesExist,
+        Self::WaitingForLateCommands,
+        Self::NotSupported,
+        Self::InternalError,
+    ];
+
+    /// The word in the condition.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "Available",
+            Self::Creating => "Creating",
+            Self::Expanding => "Expanding",
+            Self::Deleting => "Deleting",
+            Self::ServerMissing => "ServerMissing",
+            Self::ServerNotUsable => "ServerNotUsable",
+            Self::Maintenance => "Maintenance",
+            Self::Unreachable => "Unreachable",
+            Self::ResultUnknown => "ResultUnknown",
+            Self::Invalid => "Invalid",
+            Self::Taken => "Taken",
+            Self::PoolFull => "PoolFull",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::Refused => "Refused",
+            Self::AuthenticationFailed => "AuthenticationFailed",
+            Self::SecretInvalid => "SecretInvalid",
+            Self::VersionNotSupported => "VersionNotSupported",
+            Self::PoolNotHealthy => "PoolNotHealthy",
+            Self::DiskMissing => "DiskMissing",
+            Self::ExportLost => "ExportLost",
+            Self::TagLost => "TagLost",
+            Self::StatusLost => "StatusLost",
+            Self::Shrunk => "Shrunk",
+            Self::EditedByOthers => "EditedByOthers",
+            Self::NeedsDetach => "NeedsDetach",
+            Self::InUse => "InUse",
+            Self::PersistentVolumeExists => "PersistentVolumeExists",
+            Self::NotRequested => "NotRequested",
+            Self::VolumesExist => "VolumesExist",
+            Self::WaitingForLateCommands => "WaitingForLateCommands",
+            Self::NotSupported => "NotSupported",
+            Self::InternalError => "InternalError",
+        }
+    }
+
+    /// The reason with that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
