@@ -7,8 +7,10 @@
 pub mod access;
 pub mod cluster;
 pub mod kubectl;
+pub mod lab;
 pub mod manifest;
 pub mod process;
+pub mod replica;
 pub mod supervisor;
 pub mod tools;
 pub mod wait;
@@ -17,6 +19,7 @@ use std::future::Future;
 use std::sync::LazyLock;
 
 pub use cluster::Cluster;
+pub use lab::Lab;
 pub use wait::wait_until;
 
 #[expect(clippy::expect_used, reason = "without a runtime no test can say anything")]

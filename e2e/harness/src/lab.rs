@@ -1,0 +1,122 @@
+//! Everything at once: control plane, shipped manifests, controller replicas with their sidecars.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::kubectl::Kubectl;
+use crate::manifest::Manifests;
+use crate::replica::Replica;
+use crate::{Cluster, wait_until};
+
+/// Sidecars of the controller pod that this version of the harness runs.
+pub const SIDECARS: [&str; 2] = ["csi-provisioner", "csi-resizer"];
+
+/// The namespace of the shipped manifests.
+pub const NAMESPACE: &str = "rds-csi";
+
+/// The driver name of the shipped manifests.
+pub const DRIVER: &str = rds_crds::names::DOMAIN;
+
+/// How a [`Lab`] is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Replicas of the controller pod.
+    pub replicas: usize,
+    /// Sidecars of each.
+    pub sidecars: Vec<&'static str>,
+    /// More environment for the operator.
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            sidecars: SIDECARS.to_vec(),
+            env: Vec::new(),
+        }
+    }
+}
+
+/// A cluster with our driver in it.
+pub struct Lab {
+    /// Replicas of the controller pod. First in the struct, so that they end before the control plane does.
+    pub replicas: Vec<Replica>,
+    /// The control plane.
+    pub cluster: Cluster,
+    /// What was applied.
+    pub manifests: Manifests,
+    short: tempfile::TempDir,
+}
+
+impl Lab {
+    /// Starts all of it and waits until the operators are ready.
+    pub async fn start(name: &str, options: &Options) -> Result<Self> {
+        let cluster = Cluster::start(name).await?;
+        let manifests = install(cluster.kubectl()).await?;
+        node(cluster.kubectl(), "node-1").await?;
+        let short = tempfile::Builder::new().prefix("rds-").tempdir()?;
+        let mut lab = Self {
+            replicas: Vec::new(),
+            cluster,
+            manifests,
+            short,
+        };
+        for index in 0..options.replicas {
+            lab.add_replica(index, options).await?;
+        }
+        Ok(lab)
+    }
+
+    /// Starts one more replica.
+    pub async fn add_replica(&mut self, index: usize, options: &Options) -> Result<()> {
+        let replica = Replica::start(
+            &self.cluster,
+            &self.manifests,
+            self.short.path(),
+            index,
+            &options.sidecars,
+            &options.env,
+        );
+        self.replicas.push(replica.await?);
+        Ok(())
+    }
+
+    /// kubectl with all rights.
+    pub fn kubectl(&self) -> &Kubectl {
+        self.cluster.kubectl()
+    }
+}
+
+/// Applies `config/default` and waits until the API serves our kinds.
+pub async fn install(kubectl: &Kubectl) -> Result<Manifests> {
+    let manifests = Manifests::render(kubectl, "config/default").await?;
+    // Objects of our own kinds may be part of it, and a CRD takes a moment to be served.
+    wait_until("config/default to be accepted", Duration::from_secs(20), async || {
+        kubectl.run(&["apply", "-k", "config/default"]).await
+    })
+    .await?;
+    for crd in manifests.of_kind("CustomResourceDefinition") {
+        let name = crd["metadata"]["name"].as_str().context("a CRD has a name")?;
+        let crd = format!("crd/{name}");
+        kubectl
+            .run(&["wait", "--for=condition=Established", "--timeout=20s", &crd])
+            .await?;
+    }
+    Ok(manifests)
+}
+
+/// A node on which our driver runs, as the API shows it: the provisioner makes CSIStorageCapacity objects only then.
+pub async fn node(kubectl: &Kubectl, name: &str) -> Result<()> {
+    let zone = rds_crds::names::TOPOLOGY_ZONE;
+    kubectl
+        .apply(&json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {zone: "default"}}},
+            {"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": name},
+             "spec": {"drivers": [{"name": DRIVER, "nodeID": name, "topologyKeys": [zone]}]}},
+        ]}))
+        .await?;
+    Ok(())
+}
