@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod kubectl;
 pub mod lab;
 pub mod manifest;
+pub mod noop;
 pub mod process;
 pub mod replica;
 pub mod supervisor;

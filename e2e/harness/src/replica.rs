@@ -151,15 +151,12 @@ impl Replica {
 
     /// Waits until the operator says that it is ready.
     pub async fn ready(&self) -> Result<()> {
-        let waited = wait_until(
-            &format!("{} of {} to be ready", OPERATOR, self.pod),
-            READY,
-            async || {
-                let (status, body) = self.get("/readyz").await?;
-                ensure!(status == 200, "/readyz says {status}: {body}");
-                Ok(())
-            },
-        );
+        let what = format!("{OPERATOR} of {} to be ready", self.pod);
+        let waited = wait_until(&what, READY, async || {
+            let (status, body) = self.get("/readyz").await?;
+            ensure!(status == 200, "/readyz says {status}: {body}");
+            Ok(())
+        });
         waited
             .await
             .with_context(|| format!("its last lines:\n{}", self.operator.tail(20)))
