@@ -6,6 +6,7 @@
 
 pub mod attachment;
 pub mod condition;
+pub mod definitions;
 pub mod identity;
 pub mod names;
 pub mod reason;

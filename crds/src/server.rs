@@ -21,6 +21,7 @@ use crate::size::Size;
     shortname = "rdssrv",
     category = "rds",
     doc = "One MikroTik ROSE Data Server and one pool on it. The operator manages it over SSH; nodes reach its disks over NVMe/TCP.",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("the name of an RdsServer has at most 63 characters, as volumes name it. Take a shorter one"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -68,16 +69,15 @@ pub struct RdsServerSpec {
     /// Directory of the volumes' image files, below the mount point of the pool, for example `/storage-pool/metal-csi`.
     /// It must exist. Several clusters may share an appliance under different base paths.
     #[x_kube(validation = Rule::new("self == oldSelf").message("basePath cannot change: volumes live under it. Create another RdsServer for another path"))]
-    #[schemars(regex(pattern = r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"), length(max = 200))]
+    #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$')").message("basePath must be absolute, of A-Z, a-z, 0-9, '.', '_' and '-' between slashes, with no part that begins with a dot (so no ..) and no slash at its end"))]
+    #[schemars(length(min = 2, max = 200))]
     pub base_path: String,
     /// Prefix of the NQN of every volume. Nodes touch only NQNs with this prefix (CSI_MANAGED_NQN_PREFIX).
-    /// At most 150 bytes, so that name and generation fit into the 223 bytes of an NQN.
+    /// At most 137 bytes, so that a name of 63 and a generation of 23 fit into the 223 bytes of an NQN.
     /// Default: `nqn.2000-02.com.mikrotik:pvc-`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        regex(pattern = r"^nqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9.-]+:[a-z0-9._:-]*$"),
-        length(max = 150)
-    )]
+    #[x_kube(validation = Rule::new("self.matches('^nqn\\\\.[0-9]{4}-[0-9]{2}\\\\.[a-z0-9.-]+:[a-z0-9._:-]*$')").message("nqnPrefix must begin like nqn.2000-02.com.example: with the colon, and go on in a-z, 0-9, '.', '_', ':' and '-'. The usual one is nqn.2000-02.com.mikrotik:pvc-"))]
+    #[schemars(length(min = 1, max = 137))]
     pub nqn_prefix: Option<String>,
     /// Bounds on what the operator asks of this appliance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,18 +98,20 @@ pub struct RdsServerSpec {
 }
 
 /// The SSH side of an appliance.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Management {
     /// Host name or IP address.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9:][A-Za-z0-9.:-]*$"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9:][A-Za-z0-9.:-]*$')").message("management.address must be a host name or an IP address, without user, port or brackets"))]
+    #[schemars(length(min = 1, max = 253))]
     pub address: String,
     /// TCP port of SSH. Default: 22.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
     /// RouterOS user, of a group with the policies ssh, read, write and test.
-    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._@-]*$"))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._@-]*$')").message("management.user must be the name of a RouterOS user: A-Z, a-z, 0-9, '.', '_', '@' and '-'"))]
+    #[schemars(length(min = 1, max = 64))]
     pub user: String,
 }
 
@@ -123,11 +125,12 @@ pub struct SecretReference {
 }
 
 /// The NVMe/TCP side of an appliance.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
     /// IP address of the storage network. A literal address: nodes resolve no names for it.
-    #[schemars(length(min = 2, max = 45), regex(pattern = r"^[0-9a-fA-F.:]+$"))]
+    #[x_kube(validation = Rule::new("isIP(self)").message("storage.address must be a literal IP address: nodes resolve no names for storage"))]
+    #[schemars(length(min = 2, max = 45))]
     pub address: String,
     /// TCP port of the exports. Default: 4420.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -78,6 +78,8 @@ impl FromStr for Size {
         // Numerator and denominator of the unit: `m` is a thousandth, exponents are powers of ten.
         let (unit, below): (u128, u128) = match suffix {
             "" => (1, 1),
+            "n" => (1, 1000u128.pow(3)),
+            "u" => (1, 1000u128.pow(2)),
             "m" => (1, 1000),
             "k" => (1000, 1),
             "M" => (1000u128.pow(2), 1),
@@ -145,7 +147,6 @@ impl JsonSchema for Size {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
             "maxLength": 32,
         })
     }
@@ -165,6 +166,8 @@ mod tests {
             ("1G", 1_000_000_000),
             ("1e9", 1_000_000_000),
             ("500m", 1),
+            ("4000000000n", 4),
+            ("3000001u", 4),
             ("0.1", 1),
             ("0", 0),
             ("9223372036854775807", i64::MAX as u64),

@@ -27,7 +27,25 @@ pub use crate::volume_status::*;
     validation = Rule::new("self.spec.capacity == oldSelf.spec.capacity || !has(self.status) || !has(self.status.capacity) || quantity(string(self.spec.capacity)).compareTo(quantity(string(self.status.capacity))) >= 0")
         .message("spec.capacity cannot be below status.capacity, the measured size of the disk: a volume never shrinks. Ask for at least that size")
         .field_path(".spec.capacity"),
-    validation = Rule::new("self.metadata.name.size() <= 63").message("the name of an RdsVolume has at most 63 characters, as it becomes part of the NQN"),
+    validation = Rule::new("has(oldSelf.spec.slot) || !has(self.spec.slot) || !has(oldSelf.status) || !has(oldSelf.status.slot) || self.spec.slot == oldSelf.status.slot")
+        .message("spec.slot differs from status.slot, the disk that this volume has. Leave it out, or write that one")
+        .field_path(".spec.slot"),
+    validation = Rule::new("has(oldSelf.spec.path) || !has(self.spec.path) || !has(oldSelf.status) || !has(oldSelf.status.path) || self.spec.path == oldSelf.status.path")
+        .message("spec.path differs from status.path, the file that this volume has. Leave it out, or write that one")
+        .field_path(".spec.path"),
+    validation = Rule::new("has(oldSelf.spec.nqn) || !has(self.spec.nqn) || !has(oldSelf.status) || !has(oldSelf.status.nqn) || self.spec.nqn == oldSelf.status.nqn || oldSelf.status.nqn.startsWith(self.spec.nqn + '.g')")
+        .message("spec.nqn differs from status.nqn, the name that this volume has. Leave it out, or write that one without its .g<generation> end")
+        .field_path(".spec.nqn"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.exportGeneration) || (has(self.status) && has(self.status.exportGeneration))")
+        .message("status.exportGeneration cannot be unset: it counts the fences, and a lost count would let a fenced node write again")
+        .field_path(".status.exportGeneration"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.format) || !(oldSelf.status.format.state in ['Formatted', 'UsedAsBlock', 'Foreign']) || (has(self.status) && has(self.status.format) && self.status.format.state == oldSelf.status.format.state)")
+        .message("status.format is final once it is Formatted, UsedAsBlock or Foreign: the disk holds data and must never be formatted again")
+        .field_path(".status.format"),
+    validation = Rule::new("!has(self.status) || !has(self.status.format) || self.status.format.state != 'Blank' || !has(oldSelf.status) || !has(oldSelf.status.format) || oldSelf.status.format.state == 'Blank'")
+        .message("status.format cannot become Blank again: only the create that made the file proves that it is blank")
+        .field_path(".status.format"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("the name of an RdsVolume has at most 63 characters, as it becomes part of the NQN. Take a shorter one"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Size", type_ = "string", json_path = ".status.capacity"),
     printcolumn(name = "Server", type_ = "string", json_path = ".spec.server"),
@@ -50,10 +68,11 @@ pub use crate::volume_status::*;
     validation = Rule::new("has(self.source) == has(oldSelf.source) && (!has(self.source) || self.source == oldSelf.source)").message("source cannot change: it says what the volume was filled from"),
     validation = Rule::new("(has(self.adopt) && self.adopt) == (has(oldSelf.adopt) && oldSelf.adopt)").message("adopt cannot change after creation. Delete this object (the disk stays) and create it anew"),
     validation = Rule::new("!(has(self.adopt) && self.adopt) || (has(self.slot) && has(self.path))").message("adopt needs slot and path of the existing disk, spelled exactly"),
+    validation = Rule::new("!(has(self.adopt) && self.adopt) || !has(self.source)").message("adopt binds a disk that has its data already: remove source"),
     validation = Rule::new("!(has(self.adopt) && self.adopt) || !has(self.deletionPolicy) || self.deletionPolicy == 'Retain'").message("an adopted disk keeps deletionPolicy Retain: its data is not ours to remove"),
     validation = Rule::new("!self.accessModes.exists(m, m == 'ReadWriteMany') || (has(self.volumeMode) && self.volumeMode == 'Block')").message("ReadWriteMany needs volumeMode: Block: a filesystem that two nodes mount is destroyed. Use volumeMode: Block, or ReadWriteOnce"),
     validation = Rule::new("!has(self.fsType) || !has(self.volumeMode) || self.volumeMode == 'Filesystem'").message("fsType goes with volumeMode: Filesystem only. Remove it for a raw block volume"),
-    validation = Rule::new("quantity(string(self.capacity)).compareTo(quantity('1Mi')) >= 0 && quantity(string(self.capacity)).compareTo(quantity('16Ti')) <= 0").message("capacity must be between 1Mi and 16Ti")
+    validation = Rule::new("!isQuantity(string(self.capacity)) || quantity(string(self.capacity)).compareTo(quantity('1Mi')) >= 0 && quantity(string(self.capacity)).compareTo(quantity('16Ti')) <= 0").message("capacity must be between 1Mi and 16Ti")
 )]
 pub struct RdsVolumeSpec {
     /// Name of the RdsServer that holds the volume.
@@ -66,19 +85,19 @@ pub struct RdsVolumeSpec {
     pub capacity: Size,
     /// RouterOS slot of the disk: 1 to 32 characters of a-z, 0-9 and `-`. Default: derived from the UUID in the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"), length(min = 1, max = 40))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')").message("slot may have a-z, 0-9 and - only, with no - at its ends. Leave it out to get one from the volume's UUID"))]
+    #[schemars(length(min = 1, max = 40))]
     pub slot: Option<String>,
     /// Absolute path of the image file on the appliance, below the server's basePath.
     /// Default: `<basePath>/<slot>.img`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"), length(max = 255))]
+    #[x_kube(validation = Rule::new("self.matches('^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$')").message("path must be absolute, of A-Z, a-z, 0-9, '.', '_' and '-' between slashes, with no part that begins with a dot (so no ..) and no slash at its end. Leave it out to get <basePath>/<slot>.img"))]
+    #[schemars(length(min = 2, max = 255))]
     pub path: Option<String>,
     /// The base NQN. Default: the server's nqnPrefix and the name. After a fence nodes use `status.nqn` instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        regex(pattern = r"^nqn\.[0-9]{4}-[0-9]{2}\.[a-z0-9.-]+:[a-z0-9._:-]+$"),
-        length(max = 200)
-    )]
+    #[x_kube(validation = Rule::new("self.matches('^nqn\\\\.[0-9]{4}-[0-9]{2}\\\\.[a-z0-9.-]+:[a-z0-9._:-]+$')").message("nqn must look like nqn.2000-02.com.example:name, in a-z, 0-9, '.', '_', ':' and '-'. Leave it out to get the server's nqnPrefix and the name"))]
+    #[schemars(length(min = 1, max = 200))]
     pub nqn: Option<String>,
     /// The name in the CSI request, when it was not a legal name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,7 +107,7 @@ pub struct RdsVolumeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_mode: Option<VolumeMode>,
     /// How nodes may use the volume. ReadWriteMany is for raw block only: two nodes, during a live migration.
-    #[x_kube(validation = Rule::new("self == oldSelf").message("accessModes cannot change"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("accessModes cannot change. Create another volume and copy the data"))]
     #[schemars(length(min = 1, max = 4))]
     pub access_modes: Vec<AccessMode>,
     /// Filesystem that a blank volume gets at its first use: ext4, ext3, xfs or btrfs. Default: ext4.
@@ -170,12 +189,13 @@ pub enum FsType {
 }
 
 /// How nodes connect.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Connection {
     /// IP address of the target. Default: the storage address of the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 2, max = 45), regex(pattern = r"^[0-9a-fA-F.:]+$"))]
+    #[x_kube(validation = Rule::new("isIP(self)").message("connection.address must be a literal IP address: nodes resolve no names for storage"))]
+    #[schemars(length(min = 2, max = 45))]
     pub address: Option<String>,
     /// TCP port of the export. Default: the storage port of the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -237,9 +257,10 @@ pub enum DeletionPolicy {
     Retain,
 }
 
-/// What a volume is filled from.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+/// What a volume is filled from: exactly one of both.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.snapshot) != has(self.volume)").message("source needs exactly one of snapshot and volume"))]
 pub struct VolumeSource {
     /// Name of an RdsSnapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -263,7 +284,7 @@ pub struct ClaimReference {
     pub name: String,
 }
 
-/// What was seen and decided. See [`CAS_STATUS_FIELDS`] for who writes what.
+/// What was seen and decided, by the operator. Never edit it: it is what keeps two nodes from writing at once.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RdsVolumeStatus {
@@ -350,6 +371,24 @@ pub const CAS_STATUS_FIELDS: [&str; 7] = [
     "fenced",
     "format",
     "deletion",
+];
+
+/// All other fields of [`RdsVolumeStatus`]: the lease holder's server-side apply (`manager::OPERATOR`) owns them.
+pub const APPLIED_STATUS_FIELDS: [&str; 14] = [
+    "observedGeneration",
+    "conditions",
+    "explain",
+    "capacity",
+    "slot",
+    "path",
+    "nqn",
+    "address",
+    "port",
+    "nodes",
+    "claim",
+    "disk",
+    "migration",
+    "circuitBreaker",
 ];
 
 /// The disk as it was last read back from the appliance.

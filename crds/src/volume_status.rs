@@ -147,7 +147,6 @@ pub struct CircuitBreakerStatus {
     /// Closed lets tries pass, Open refuses them, HalfOpen lets one trial pass.
     pub state: BreakerState,
     /// Failures in a row.
-    #[serde(default)]
     pub consecutive_failures: u32,
     /// Since when it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
