@@ -1,5 +1,6 @@
 //! Everything at once: control plane, shipped manifests, controller replicas with their sidecars.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -82,6 +83,11 @@ impl Lab {
         );
         self.replicas.push(replica.await?);
         Ok(())
+    }
+
+    /// A short path in a folder that goes with this lab, for sockets.
+    pub fn short(&self, name: &str) -> PathBuf {
+        self.short.path().join(name)
     }
 
     /// kubectl with all rights.

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use csi::controller_server::{Controller, ControllerServer};
 use csi::identity_server::{Identity, IdentityServer};
+use csi::node_server::{Node, NodeServer};
 use csi_proto::csi::v1 as csi;
 use tonic::{Request, Response, Status};
 
@@ -25,7 +26,8 @@ pub fn serve(driver: &str, socket: &Path) -> Result<()> {
     });
     let served = tonic::transport::Server::builder()
         .add_service(IdentityServer::new(noop.clone()))
-        .add_service(ControllerServer::new(noop))
+        .add_service(ControllerServer::new(noop.clone()))
+        .add_service(NodeServer::new(noop))
         .serve_with_incoming(connections);
     tokio::spawn(served);
     Ok(())
@@ -63,7 +65,7 @@ impl Identity for Noop {
     }
 }
 
-/// The calls that a provisioner never makes of a driver that does not advertise them.
+/// The calls that nobody makes of a driver that does not advertise them.
 macro_rules! not_advertised {
     ($($method:ident($request:ident) -> $response:ident;)*) => {$(
         fn $method<'a, 'b>(&'a self, _: Request<csi::$request>) -> std::pin::Pin<Box<dyn Future<Output = Answer<csi::$response>> + Send + 'b>>
@@ -129,5 +131,37 @@ impl Controller for Noop {
         controller_expand_volume(ControllerExpandVolumeRequest) -> ControllerExpandVolumeResponse;
         controller_get_volume(ControllerGetVolumeRequest) -> ControllerGetVolumeResponse;
         controller_modify_volume(ControllerModifyVolumeRequest) -> ControllerModifyVolumeResponse;
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Noop {
+    async fn node_get_capabilities(
+        &self,
+        _: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Answer<csi::NodeGetCapabilitiesResponse> {
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse::default()))
+    }
+
+    async fn node_get_info(&self, _: Request<csi::NodeGetInfoRequest>) -> Answer<csi::NodeGetInfoResponse> {
+        Ok(Response::new(csi::NodeGetInfoResponse {
+            node_id: "node-1".into(),
+            ..Default::default()
+        }))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        _: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Answer<csi::NodeUnpublishVolumeResponse> {
+        Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
+    }
+
+    not_advertised! {
+        node_stage_volume(NodeStageVolumeRequest) -> NodeStageVolumeResponse;
+        node_unstage_volume(NodeUnstageVolumeRequest) -> NodeUnstageVolumeResponse;
+        node_publish_volume(NodePublishVolumeRequest) -> NodePublishVolumeResponse;
+        node_get_volume_stats(NodeGetVolumeStatsRequest) -> NodeGetVolumeStatsResponse;
+        node_expand_volume(NodeExpandVolumeRequest) -> NodeExpandVolumeResponse;
     }
 }
