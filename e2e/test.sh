@@ -2,6 +2,7 @@
 # All that must hold before a change lands. The tests come last, so that their closing lines end the output.
 # One alone: cargo test -p e2e --test provisioning NAME_OF_THE_TEST
 set -euo pipefail
+export RUST_LIB_BACKTRACE=0 # errors of tests say what was seen; where they were made says nothing
 cd "$(dirname "$0")/.."
 step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
 step "what is needed"

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::kubectl::Kubectl;
@@ -104,13 +104,22 @@ pub async fn install(kubectl: &Kubectl) -> Result<Manifests> {
         kubectl.run(&["apply", "-k", "config/default"]).await
     })
     .await?;
-    for crd in manifests.of_kind("CustomResourceDefinition") {
-        let name = crd["metadata"]["name"].as_str().context("a CRD has a name")?;
-        let crd = format!("crd/{name}");
-        kubectl
-            .run(&["wait", "--for=condition=Established", "--timeout=20s", &crd])
-            .await?;
-    }
+    // Established comes before discovery knows it, and kubectl remembers what discovery said.
+    let crds = manifests
+        .of_kind("CustomResourceDefinition")
+        .filter_map(|crd| crd["metadata"]["name"].as_str());
+    let crds: Vec<&str> = crds.collect();
+    wait_until("the API to serve our kinds", Duration::from_secs(20), async || {
+        let group = format!("--api-group={}", rds_crds::names::DOMAIN);
+        let served = kubectl.run(&["api-resources", &group, "-o", "name"]).await?;
+        let missing: Vec<_> = crds
+            .iter()
+            .filter(|crd| !served.lines().any(|line| line == **crd))
+            .collect();
+        ensure!(missing.is_empty(), "{missing:?} missing");
+        Ok(())
+    })
+    .await?;
     Ok(manifests)
 }
 

@@ -69,7 +69,11 @@ fn all_kinds_are_served_with_their_columns_short_names_and_documentation() -> Re
             ensure!(kinds.contains(word), "no {word} among\n{kinds}");
         }
         kubectl.run(&["get", "rds"]).await.context("the category rds")?;
-        let explained = kubectl.run(&["explain", "rdsvolume.spec", "--recursive=false"]).await?;
+        // The OpenAPI document follows a CRD with some delay.
+        let explained = wait_until("kubectl explain rdsvolume.spec", Duration::from_secs(20), async || {
+            kubectl.run(&["explain", "rdsvolume.spec"]).await
+        })
+        .await?;
         for field in ["capacity", "deletionPolicy", "accessModes", "server"] {
             let at = explained
                 .find(&format!("  {field}\t"))
