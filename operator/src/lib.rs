@@ -1,1 +1,2 @@
 //! Operator for MikroTik ROSE Data Servers.
+pub mod routeros;

@@ -1,0 +1,445 @@
+//! The transport over OpenSSH: one multiplexed connection per server, rebuilt after any error, with backoff and without ever giving up.
+//!
+//! Refuses: passwords, agents, the user's own SSH configuration, host keys that are not pinned. The private key is on disk (0600, in a
+//! private folder) only while a connect lasts; no secret is ever in an argument. One `ssh` master runs per connection; it ends by
+//! itself when nobody used it for [`PERSIST`] seconds, so that a killed operator leaves none behind for long.
+
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::openssh::{Session, Stdio as SshStdio};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rand::Rng;
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, info, warn};
+
+use super::metrics::RouterosMetrics;
+use super::target::Target;
+use super::transport::{End, NotSent, Reply, Transport};
+
+/// Seconds after which an unused master ends; far longer than the pause between two listings.
+const PERSIST: u32 = 90;
+/// A reply beyond this is cut: no listing of a sane appliance is that long.
+const MAX_REPLY: usize = 64 << 20;
+/// The name under which the pinned keys are kept, whatever the address.
+const ALIAS: &str = "rds";
+
+struct Live {
+    session: Session,
+    config: PathBuf,
+}
+
+#[derive(Default)]
+struct State {
+    live: Option<Arc<Live>>,
+    failures: u32,
+    retry_at: Option<Instant>,
+    last: Option<NotSent>,
+}
+
+/// See the module.
+pub struct OpensshTransport {
+    target: Target,
+    metrics: Option<RouterosMetrics>,
+    state: Mutex<State>,
+}
+
+impl OpensshTransport {
+    /// Connects with the first exec.
+    pub fn new(target: &Target, metrics: Option<RouterosMetrics>) -> Self {
+        Self {
+            target: target.clone(),
+            metrics,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The connection, made when there is none. Within the pause after a failed attempt it fails at once, with that attempt's words.
+    async fn live(&self) -> Result<Arc<Live>, NotSent> {
+        let mut state = self.state.lock().await;
+        if let Some(live) = state.live.take() {
+            // A round trip to our own ssh process: a master that is gone shows before anything is sent.
+            match live.session.check().await {
+                Ok(()) => {
+                    state.live = Some(live.clone());
+                    return Ok(live);
+                }
+                Err(error) => self.gone(&error.to_string()),
+            }
+        }
+        if let (Some(retry_at), Some(last)) = (state.retry_at, &state.last)
+            && Instant::now() < retry_at
+        {
+            return Err(last.clone());
+        }
+        let started = Instant::now();
+        // ssh's own timeout covers TCP, banner and key exchange, not the authentication.
+        let limit = self.target.limits.connect_timeout + Duration::from_secs(2);
+        let result = timeout(limit, connect(&self.target))
+            .await
+            .unwrap_or_else(|_| Err(NotSent::Unreachable(format!("no connection within {limit:?}"))));
+        let (address, port) = (&self.target.address, self.target.port);
+        if let Some(metrics) = &self.metrics {
+            metrics.reconnected(result.is_ok(), started.elapsed().as_secs_f64());
+            metrics.connected(address, result.is_ok());
+        }
+        match result {
+            Ok(live) => {
+                info!(server = %self.target.name, %address, port, elapsed = ?started.elapsed(), "connected");
+                let live = Arc::new(live);
+                *state = State {
+                    live: Some(live.clone()),
+                    ..State::default()
+                };
+                Ok(live)
+            }
+            Err(error) => {
+                let pause = backoff(state.failures, self.target.limits.max_backoff);
+                warn!(server = %self.target.name, %address, port, ?error, ?pause, "cannot connect");
+                state.failures = state.failures.saturating_add(1);
+                state.retry_at = Some(Instant::now() + pause);
+                state.last = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    fn gone(&self, why: &str) {
+        info!(server = %self.target.name, address = %self.target.address, why, "connection gone");
+        if let Some(metrics) = &self.metrics {
+            metrics.connected(&self.target.address, false);
+        }
+    }
+
+    /// No new exec on this connection; the last one on it ends its master.
+    async fn discard(&self, live: Arc<Live>, why: &str) {
+        {
+            let mut state = self.state.lock().await;
+            if state.live.as_ref().is_some_and(|current| Arc::ptr_eq(current, &live)) {
+                state.live = None;
+                self.gone(why);
+            }
+        }
+        if let Some(live) = Arc::into_inner(live) {
+            live.terminate().await;
+        }
+    }
+}
+
+impl Transport for OpensshTransport {
+    fn exec<'a>(&'a self, line: &'a str, deadline: Instant) -> BoxFuture<'a, Result<Reply, NotSent>> {
+        async move {
+            let Ok(live) = timeout_at(deadline, self.live()).await else {
+                return Err(NotSent::Unreachable("no connection in time".to_owned()));
+            };
+            let live = live?;
+            let mut reply = Reply {
+                stdout: Vec::new(),
+                exit: None,
+                end: End::TimedOut,
+            };
+            if let Ok(end) = timeout_at(deadline, run(&live.session, line, &mut reply)).await {
+                reply.end = end.map_or_else(|e| End::Broken(chain(&e)), |()| End::Closed);
+            }
+            let why = match &reply.end {
+                End::Closed => return Ok(reply),
+                End::Broken(why) => why.clone(),
+                End::TimedOut => "no reply in time".to_owned(),
+            };
+            self.discard(live, &why).await;
+            Ok(reply)
+        }
+        .boxed()
+    }
+}
+
+/// Exponential from half a second, with jitter of a half.
+fn backoff(failures: u32, max: Duration) -> Duration {
+    let full = Duration::from_millis(500)
+        .saturating_mul(1 << failures.min(16))
+        .min(max);
+    full.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// Runs one line; `reply` fills as the output comes, so that a deadline loses nothing of it.
+async fn run(session: &Session, line: &str, reply: &mut Reply) -> Result<(), ::openssh::Error> {
+    let mut child = session
+        .raw_command(line)
+        .stdin(SshStdio::null())
+        .stdout(SshStdio::piped())
+        .stderr(SshStdio::piped())
+        .spawn()
+        .await?;
+    let mut stderr = Vec::new();
+    let (out, err) = (child.stdout().take(), child.stderr().take());
+    let (out, err) = tokio::join!(read(out, &mut reply.stdout), read(err, &mut stderr));
+    reply.stdout.append(&mut stderr);
+    out.and(err).map_err(::openssh::Error::ChildIo)?;
+    match child.wait().await {
+        Ok(status) => reply.exit = status.code(),
+        // The crate turns 127 into an error; to us it is a status like any other.
+        Err(::openssh::Error::Remote(_)) => reply.exit = Some(127),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+async fn read(from: Option<impl AsyncRead + Unpin>, to: &mut Vec<u8>) -> std::io::Result<()> {
+    if let Some(mut from) = from {
+        while to.len() < MAX_REPLY && from.read_buf(to).await? > 0 {}
+    }
+    Ok(())
+}
+
+impl Live {
+    /// Ends the master at once, with whatever channel still hangs on it.
+    async fn terminate(self) {
+        let stop = ssh(&self.config).args(["-O", "exit", ALIAS]).status();
+        if let Err(error) = timeout(Duration::from_secs(2), stop).await {
+            debug!(%error, "the ssh master does not answer");
+        }
+    }
+}
+
+fn ssh(config: &Path) -> Command {
+    let mut command = Command::new("ssh");
+    command.arg("-F").arg(config).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+async fn connect(target: &Target) -> Result<Live, NotSent> {
+    let local = |e: std::io::Error| NotSent::Unreachable(format!("cannot prepare the connection: {e}"));
+    let known_hosts = known_hosts(&target.host_keys)?;
+    let dir = tempfile::Builder::new().prefix("rds-ssh-").tempdir().map_err(local)?;
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).map_err(local)?;
+    let (key, config, log) = (
+        dir.path().join("key"),
+        dir.path().join("config"),
+        dir.path().join("log"),
+    );
+    write_private(&key, &format!("{}\n", target.private_key.expose_secret().trim())).map_err(local)?;
+    write_private(&dir.path().join("known_hosts"), &known_hosts).map_err(local)?;
+    write_private(&config, &ssh_config(target, &dir)?).map_err(local)?;
+    // -f: returns when logged in, and leaves the master behind.
+    let status = ssh(&config)
+        .arg("-E")
+        .arg(&log)
+        .args(["-M", "-N", "-f", ALIAS])
+        .status()
+        .await;
+    let removed = std::fs::remove_file(&key);
+    let status = status.map_err(|e| {
+        let missing = e.kind() == std::io::ErrorKind::NotFound;
+        if missing {
+            NotSent::Unreachable("the program `ssh` is not installed".to_owned())
+        } else {
+            local(e)
+        }
+    })?;
+    removed.map_err(local)?;
+    if !status.success() {
+        return Err(why(&std::fs::read_to_string(&log).unwrap_or_default()));
+    }
+    Ok(Live {
+        session: Session::new_native_mux(dir),
+        config,
+    })
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// The pinned keys under our alias: `[host] type base64 [comment]` or without host.
+fn known_hosts(pinned: &[String]) -> Result<String, NotSent> {
+    let mut lines = String::new();
+    for line in pinned.iter().flat_map(|text| text.lines()).map(str::trim) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().take(3).collect();
+        let is_type = |w: &str| w.starts_with("ssh-") || w.starts_with("ecdsa-") || w.starts_with("sk-");
+        let at = words.iter().take(2).position(|w| is_type(w));
+        let key = at.and_then(|at| Some((words[at], *words.get(at + 1)?)));
+        let Some((kind, key)) = key.filter(|_| !line.starts_with('@')) else {
+            return Err(NotSent::HostKey(
+                "a line of the pinned host keys is not `[host] type key`".to_owned(),
+            ));
+        };
+        lines.push_str(&format!("{ALIAS} {kind} {key}\n"));
+    }
+    if lines.is_empty() {
+        return Err(NotSent::HostKey("no host key is pinned".to_owned()));
+    }
+    Ok(lines)
+}
+
+/// Everything ssh needs to know; nothing comes from the user's or the system's configuration.
+fn ssh_config(target: &Target, dir: &TempDir) -> Result<String, NotSent> {
+    let plain = |s: &str, extra: &str| {
+        let ok = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c) || extra.contains(c);
+        !s.is_empty() && s.chars().all(ok) && !s.starts_with('-')
+    };
+    let Target {
+        address,
+        port,
+        user,
+        limits,
+        ..
+    } = target;
+    let (dir, connect) = (
+        dir.path().display().to_string(),
+        limits.connect_timeout.as_secs().max(1),
+    );
+    if !plain(address, "") || !plain(user, "@+") || dir.contains(['"', '%', '\n']) {
+        return Err(NotSent::Unreachable(
+            "the address or the user has characters that do not belong there".to_owned(),
+        ));
+    }
+    Ok(format!(
+        "Host {ALIAS}
+HostName {address}
+Port {port}
+User {user}
+HostKeyAlias {ALIAS}
+UserKnownHostsFile \"{dir}/known_hosts\"
+GlobalKnownHostsFile /dev/null
+StrictHostKeyChecking yes
+UpdateHostKeys no
+VerifyHostKeyDNS no
+CheckHostIP no
+IdentityFile \"{dir}/key\"
+IdentitiesOnly yes
+IdentityAgent none
+BatchMode yes
+PreferredAuthentications publickey
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+ClearAllForwardings yes
+ForwardAgent no
+PermitLocalCommand no
+ConnectTimeout {connect}
+ServerAliveInterval 10
+ServerAliveCountMax 3
+ControlPath \"{dir}/master\"
+ControlPersist {PERSIST}
+"
+    ))
+}
+
+/// What ssh's log says about a failed connect.
+fn why(log: &str) -> NotSent {
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
+    let last = lines.last().copied().unwrap_or("ssh failed without a word").to_owned();
+    let any = |what: &str| lines.iter().find(|l| l.contains(what)).map(|l| (*l).to_owned());
+    if any("Host key verification failed").is_some() || any("HOST IDENTIFICATION HAS CHANGED").is_some() {
+        let known = any("host key is known").or_else(|| any("host key for").filter(|l| l.contains("changed")));
+        NotSent::HostKey(known.unwrap_or(last))
+    } else if let Some(line) = any("Permission denied (").or_else(|| any("Too many authentication failures")) {
+        NotSent::Auth(line)
+    } else {
+        NotSent::Unreachable(last)
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinned_keys_are_taken_with_and_without_host() {
+        let pinned = [
+            "# comment\nssh-rsa AAAA one".to_owned(),
+            "[10.0.0.1]:22 ssh-ed25519 BBBB\n\n".to_owned(),
+        ];
+        assert_eq!(
+            known_hosts(&pinned).unwrap(),
+            "rds ssh-rsa AAAA\nrds ssh-ed25519 BBBB\n"
+        );
+        for bad in ["", "nonsense", "@revoked * ssh-rsa AAAA", "ssh-rsa"] {
+            assert!(
+                matches!(known_hosts(&[bad.to_owned()]), Err(NotSent::HostKey(_))),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn backoff_grows_to_its_limit_and_never_ends() {
+        let max = Duration::from_secs(30);
+        for failures in [0, 1, 5, 40, u32::MAX] {
+            let pause = backoff(failures, max);
+            assert!(
+                pause >= Duration::from_millis(250) && pause <= max,
+                "{failures}: {pause:?}"
+            );
+        }
+        assert!(backoff(20, max) >= max / 2);
+    }
+
+    #[test]
+    fn the_log_of_ssh_is_told_apart() {
+        let changed = "@@@\nWARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nHost key for rds has changed and you have \
+                       requested strict checking.\nHost key verification failed.\n";
+        assert!(matches!(why(changed), NotSent::HostKey(_)));
+        assert!(matches!(
+            why("csi@10.0.0.1: Permission denied (publickey).\n"),
+            NotSent::Auth(_)
+        ));
+        let refused = "ssh: connect to host 10.0.0.1 port 22: Connection refused\r\n";
+        assert_eq!(why(refused), NotSent::Unreachable(refused.trim().to_owned()));
+        assert!(matches!(why(""), NotSent::Unreachable(_)));
+    }
+
+    #[test]
+    fn no_value_can_add_a_line_to_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = |address: &str, user: &str| Target {
+            name: "a".into(),
+            address: address.into(),
+            port: 22,
+            user: user.into(),
+            private_key: "".to_owned().into(),
+            host_keys: vec![],
+            base_path: "/pool/x".parse().unwrap(),
+            limits: Default::default(),
+        };
+        assert!(ssh_config(&target("fe80::1", "admin+cet512w"), &dir).is_ok());
+        for (address, user) in [
+            ("a\nProxyCommand x", "u"),
+            ("a", "u\nx"),
+            ("", "u"),
+            ("-oX", "u"),
+            ("a b", "u"),
+            ("a", "%u"),
+        ] {
+            assert!(ssh_config(&target(address, user), &dir).is_err(), "{address} {user}");
+        }
+    }
+}
