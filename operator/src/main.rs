@@ -1,2 +1,3 @@
-//! Operator.
+//! The operator's process.
+
 fn main() {}

@@ -1,0 +1,218 @@
+//! Settings of the operator: clap flags, each with an environment variable. `docs/options.md` lists them; a test compares.
+//!
+//! Where the appliances are is no setting: that stands in RdsServer objects. The kubeconfig is found as kubectl does
+//! (`KUBECONFIG`, then the service account of the pod).
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Flags of the operator.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "rds-operator",
+    version,
+    about = "Reconciles RDS storage and serves the CSI Controller"
+)]
+pub struct Config {
+    /// Unix socket of the CSI services, as `unix:///path` or a plain path.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
+    pub endpoint: Endpoint,
+    /// Name of the CSI driver; equals the name of the CSIDriver object. The API group does not change with it.
+    #[arg(long, env = "CSI_DRIVER_NAME", default_value = rds_crds::names::DOMAIN, value_parser = driver_name)]
+    pub driver_name: String,
+    /// Where /livez, /readyz and /metrics are served; port 0 takes a free one and logs it.
+    #[arg(long, env = "METRICS_ADDRESS", default_value = "0.0.0.0:9809", value_parser = listen_address)]
+    pub metrics_address: SocketAddr,
+    /// Namespace of the operator: where its Lease and the Secrets of the RdsServers live.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "rds-csi", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub namespace: String,
+    /// Name under which this process holds the Lease; unique among the replicas. Default: the host name and the process id.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: Option<String>,
+    /// Name of the Lease that the replicas compete for.
+    #[arg(long, env = "LEADER_ELECT_LEASE_NAME", default_value = "rds-operator")]
+    pub lease_name: String,
+    /// How long a Lease is good for without renewal; a successor waits that long.
+    #[arg(long, env = "LEADER_ELECT_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    pub lease_duration: Duration,
+    /// How long before the end of an unrenewed Lease its holder stops acting.
+    #[arg(long, env = "LEADER_ELECT_LEASE_GRACE", default_value = "5s", value_parser = duration)]
+    pub lease_grace: Duration,
+    /// Form of the log lines on stderr. What is logged follows RUST_LOG, by default `info`.
+    #[arg(long, env = "LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+    /// How long a shutdown may take before the process gives up and exits with 1.
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "30s", value_parser = duration)]
+    pub shutdown_timeout: Duration,
+    /// How long a CSI call without a deadline of its own may wait for the reconcilers.
+    #[arg(long, env = "CALL_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub call_timeout: Duration,
+    /// Longest time after which a command that was sent to an appliance may still run there.
+    #[arg(long, env = "MAX_EXEC_AGE", default_value = "2m", value_parser = duration)]
+    pub max_exec_age: Duration,
+    /// How often each appliance is listed: capacity, drift, orphans. One read, however many volumes.
+    #[arg(long, env = "INVENTORY_INTERVAL", default_value = "60s", value_parser = duration)]
+    pub inventory_interval: Duration,
+    /// How often a volume at rest is compared with the last listing.
+    #[arg(long, env = "RESYNC_INTERVAL", default_value = "10m", value_parser = duration)]
+    pub resync_interval: Duration,
+    /// Volumes that are reconciled at once. Each appliance has its own, smaller gate besides.
+    #[arg(long, env = "CONCURRENCY", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
+    pub concurrency: u16,
+}
+
+impl Config {
+    /// The name under which this process holds the Lease.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.identity
+            .clone()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| {
+                let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+                format!("{}-{}", host.trim(), std::process::id())
+            })
+    }
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Path of a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(PathBuf);
+
+impl Endpoint {
+    /// The path of the socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = text.strip_prefix("unix://").unwrap_or(text);
+        if path.starts_with('/') && !path.ends_with('/') {
+            return Ok(Self(PathBuf::from(path)));
+        }
+        Err(format!(
+            "`{text}` is not an absolute unix socket path, give for example unix:///csi/csi.sock"
+        ))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix://{}", self.0.display())
+    }
+}
+
+/// `30s`, `5m`, `1h 30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|e| format!("`{text}` is not a duration such as 30s or 5m: {e}"))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) | Err(_) => Err(format!("`{text}` is not longer than zero, give a duration such as 30s")),
+    }
+}
+
+/// `host:port`, or `:port` for every IPv4 address.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let full = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
+    full.to_socket_addrs()
+        .ok()
+        .and_then(|mut all| all.next())
+        .ok_or_else(|| format!("`{text}` is not an address to listen on, give for example 0.0.0.0:9809"))
+}
+
+/// A CSI driver name: domain form, at most 63 characters.
+fn driver_name(text: &str) -> Result<String, String> {
+    let alphabet = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    if text.len() <= 63 && text.chars().all(alphabet) && ends(text.chars().next()) && ends(text.chars().last()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{text}` is not a CSI driver name, give at most 63 letters, digits, dots and dashes, for example {}",
+        rds_crds::names::DOMAIN
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn defaults_hold_without_any_flag() {
+        let config = Config::parse_from(["rds-operator"]);
+        assert_eq!(config.driver_name, "rds.csi.srvlab.io");
+        assert_eq!(config.metrics_address.to_string(), "0.0.0.0:9809");
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
+        assert_eq!(config.endpoint.to_string(), "unix:///csi/csi.sock");
+        assert!(!config.identity().is_empty());
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_an_example() {
+        for (flag, value, example) in [
+            ("--endpoint", "tcp://1.2.3.4:5", "unix:///csi/csi.sock"),
+            ("--endpoint", "csi.sock", "unix:///csi/csi.sock"),
+            ("--driver-name", "not a name", "rds.csi.srvlab.io"),
+            ("--driver-name", "", "rds.csi.srvlab.io"),
+            ("--metrics-address", "nowhere", "0.0.0.0:9809"),
+            ("--shutdown-timeout", "30", "30s"),
+            ("--shutdown-timeout", "0s", "30s"),
+            ("--inventory-interval", "-5m", "30s"),
+        ] {
+            let error = Config::try_parse_from(["rds-operator", &format!("{flag}={value}")])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(example), "{flag} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn b61_every_flag_and_variable_is_in_the_document() {
+        let text = include_str!("../../docs/options.md");
+        for argument in Config::command().get_arguments() {
+            let Some(long) = argument.get_long() else { continue };
+            if matches!(long, "help" | "version") {
+                continue;
+            }
+            let variable = argument.get_env().and_then(|v| v.to_str()).unwrap();
+            assert!(text.contains(&format!("`--{long}`")), "docs/options.md lacks --{long}");
+            assert!(
+                text.contains(&format!("`{variable}`")),
+                "docs/options.md lacks {variable}"
+            );
+            for default in argument.get_default_values() {
+                assert!(
+                    text.contains(default.to_str().unwrap()),
+                    "docs/options.md lacks the default of --{long}"
+                );
+            }
+        }
+    }
+}
