@@ -2,6 +2,7 @@
 //!
 //! Nothing here talks to anything. `crdgen` writes the YAML under `config/crd` from these types.
 
+#![allow(clippy::duplicated_attributes, reason = "printer columns repeat their types")]
 #![allow(unreachable_pub, reason = "the derive of kube repeats our types in a private module")]
 
 pub mod attachment;

@@ -24,7 +24,7 @@ pub use crate::volume_status::*;
     shortname = "rdsvol",
     category = "rds",
     doc = "One volume: a file-backed disk on an RdsServer, exported over NVMe/TCP. Made from PersistentVolumeClaims by the CSI driver, or by hand.",
-    validation = Rule::new("self.spec.capacity == oldSelf.spec.capacity || !has(self.status) || !has(self.status.capacity) || quantity(string(self.spec.capacity)).compareTo(quantity(string(self.status.capacity))) >= 0")
+    validation = Rule::new("self.spec.capacity == oldSelf.spec.capacity || !isQuantity(string(self.spec.capacity)) || !has(self.status) || !has(self.status.capacity) || quantity(string(self.spec.capacity)).compareTo(quantity(string(self.status.capacity))) >= 0")
         .message("spec.capacity cannot be below status.capacity, the measured size of the disk: a volume never shrinks. Ask for at least that size")
         .field_path(".spec.capacity"),
     validation = Rule::new("has(oldSelf.spec.slot) || !has(self.spec.slot) || !has(oldSelf.status) || !has(oldSelf.status.slot) || self.spec.slot == oldSelf.status.slot")

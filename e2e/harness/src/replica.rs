@@ -74,7 +74,7 @@ impl Replica {
         let [port] = free_ports()?;
 
         let arguments = container.arguments(&[
-            ("--csi-endpoint", format!("unix://{}", socket.display())),
+            ("--endpoint", format!("unix://{}", socket.display())),
             ("--metrics-address", format!("127.0.0.1:{port}")),
         ]);
         let env: BTreeMap<String, String> = [
