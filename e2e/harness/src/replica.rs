@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -162,17 +163,14 @@ impl Replica {
             .with_context(|| format!("its last lines:\n{}", self.operator.tail(20)))
     }
 
-    /// Starts the operator anew with more environment, after SIGKILL; it is not waited for.
-    pub fn restart_with(&self, env: &[(String, String)]) -> Result<()> {
-        let (recipe, env) = (self.recipe.clone(), env.to_vec());
-        self.operator.remake(move || recipe.command(&env));
+    /// SIGKILL for the operator; its next life, and only that one, has this environment on top of its own.
+    pub fn restart_once_with(&self, env: &[(String, String)]) -> Result<()> {
+        let (recipe, env) = (self.recipe.clone(), std::sync::Mutex::new(env.to_vec()));
+        self.operator.remake(move || {
+            let once = std::mem::take(&mut *env.lock().unwrap_or_else(PoisonError::into_inner));
+            recipe.command(&once)
+        });
         self.operator.restart()
-    }
-
-    /// From the next start on, the operator has this environment on top of its own.
-    pub fn next_with(&self, env: &[(String, String)]) {
-        let (recipe, env) = (self.recipe.clone(), env.to_vec());
-        self.operator.remake(move || recipe.command(&env));
     }
 
     /// A GET on the operator's port for health and metrics.
