@@ -148,3 +148,111 @@ pub(crate) fn is_permission(words: &str) -> bool {
     let words = words.to_ascii_lowercase();
     words.contains("not enough permissions") || words.contains("not allowed (9)")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::routeros::row::disk_rows;
+
+    const N: &str = "7777777777777777";
+    const JSON: &str = concat!(
+        r#"[{".id":"*20","comment":"rds1:c0123456789ab:v0123456789abcdef0123456789abcdef:g00000001:k00c0ffee:ns/claim","#,
+        r#""file-path":"/raid10/csi/pvc-0123.img","nvme-tcp-export":true,"size":1099511627776,"slot":"pvc-0123","type":"file"}]"#
+    );
+
+    fn nonce() -> ExecNonce {
+        ExecNonce::fixed('7')
+    }
+
+    /// As a terminal of this width would print it, in the middle of words.
+    fn wrap(line: &str, width: usize, pad: bool) -> String {
+        let chars: Vec<char> = line.chars().collect();
+        let pieces = chars.chunks(width).map(|c| c.iter().collect::<String>());
+        pieces
+            .map(|p| if pad { format!("{p}   ") } else { p })
+            .collect::<Vec<_>>()
+            .join("\r\n")
+    }
+
+    fn reply(payload: &str, end: &str) -> Vec<u8> {
+        format!("b0-{N}\r\n{payload}\r\ne0-{N}\r\n{end}").into_bytes()
+    }
+
+    proptest! {
+        #[test]
+        fn wrapped_at_any_width_it_reads_the_same(width in 20usize..300, pad in any::<bool>()) {
+            let answer = Answer::read(&reply(&wrap(JSON, width, pad), &format!("ok-{N}\r\n\r\n")), &nonce());
+            prop_assert_eq!(&answer.verdict, &Verdict::Done);
+            prop_assert_eq!(answer.section(0, disk_rows).unwrap(), disk_rows(JSON).unwrap());
+        }
+
+        /// A reply cut anywhere before its verdict proves nothing, and never reads as an empty listing.
+        #[test]
+        fn cut_anywhere_it_proves_nothing(cut in 0usize..1000) {
+            let mut whole = reply(JSON, &format!("ok-{N}"));
+            whole.truncate(cut.min(whole.len() - 1));
+            let answer = Answer::read(&whole, &nonce());
+            prop_assert!(matches!(answer.verdict, Verdict::Unknown(_)));
+            if let Ok(rows) = answer.section(0, disk_rows) {
+                prop_assert_eq!(rows.len(), 1);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let answer = Answer::read(&bytes, &nonce());
+            prop_assert!(!matches!(answer.verdict, Verdict::Done));
+            let _ = answer.section(0, disk_rows);
+        }
+    }
+
+    #[rstest]
+    #[case::crlf("\r\n")]
+    #[case::lf("\n")]
+    #[case::padded("     \r\n")]
+    #[case::blank_lines("\r\n\r\n  \r\n")]
+    #[case::controls("\u{7}\u{1b}\r\n\u{0}")]
+    fn line_ends_and_control_characters_do_not_matter(#[case] eol: &str) {
+        let text = ["b0-", "X", "e0-", "ok-"].map(|l| if l == "X" { JSON.to_owned() } else { format!("{l}{N}") });
+        let answer = Answer::read(text.join(eol).as_bytes(), &nonce());
+        assert_eq!(answer.verdict, Verdict::Done);
+        assert_eq!(answer.section(0, disk_rows).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_refusal_is_proven_by_its_marker_only() {
+        let stopped = |text: &str| match Answer::read(text.as_bytes(), &nonce()).verdict {
+            Verdict::Stopped(words) => Some(words),
+            Verdict::Done | Verdict::Unknown(_) => None,
+        };
+        assert_eq!(
+            stopped(&format!("err-{N} failure: no\r\nspace left\r\nend-{N}")).as_deref(),
+            Some("failure: no space left")
+        );
+        assert_eq!(stopped(&format!("err-{N}\r\n")).as_deref(), Some(""));
+        assert_eq!(stopped("err-8888888888888888 failure: x"), None, "another exec's nonce");
+        assert_eq!(stopped(&format!("err-{N}0 failure: x")), None);
+        assert_eq!(stopped(&format!("ok-{N}\r\nerr-{N} x")), None, "contradiction");
+    }
+
+    #[test]
+    fn error_lines_count_outside_of_sections_only() {
+        let verdict = |text: &str| Answer::read(text.as_bytes(), &nonce()).verdict;
+        for line in [
+            "expected end of command (line 1 column 29)",
+            "Bad Command Name foo (line 1 column 1)",
+            "not enough permissions (9) (/disk/add; line 1)",
+            "failure: already have such entry",
+            "value of size out of range (1..2)",
+            "  no such item",
+        ] {
+            assert_eq!(verdict(line), Verdict::Unknown(Some(line.trim().to_owned())));
+            assert_eq!(verdict(&format!("b0-{N}\r\n{line}\r\ne0-{N}\r\nok-{N}")), Verdict::Done);
+        }
+        // Another language of error: no proof of anything, and no guess.
+        assert_eq!(verdict("Fehler: Befehl nicht gefunden"), Verdict::Unknown(None));
+    }
+}

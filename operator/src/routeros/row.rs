@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::tag::{OwnerTag, Ownership};
-use super::types::{Bytes, DiskPath, Slot, normalise_path};
+use super::types::{Bytes, DiskPath, Slot, normalise_path, shown};
 
 /// One value of a reply: integer, float (`1234.000000`), text, boolean or nothing; of a list the first.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -233,14 +233,11 @@ impl TryFrom<RawDisk> for DiskRow {
     type Error = String;
     fn try_from(raw: RawDisk) -> Result<Self, String> {
         let slot = raw.slot.text().unwrap_or_default();
-        let row = |what: &str, why: String| format!("{what} of the disk `{}`: {why}", slot.escape_debug());
+        let row = |what: &str, why: String| format!("{what} of the disk `{}`: {why}", shown(&slot));
         let kind = raw.r#type.text().unwrap_or_default();
         let path = raw.file_path.text().map(|p| normalise_path(&p));
         if kind == "file" && (slot.is_empty() || path.is_none()) {
-            return Err(format!(
-                "a file disk without slot or path (slot `{}`)",
-                slot.escape_debug()
-            ));
+            return Err(format!("a file disk without slot or path (slot `{}`)", shown(&slot)));
         }
         let port = raw.nvme_tcp_server_port.number().map_err(|e| row("port", e))?;
         Ok(Self {
@@ -325,4 +322,71 @@ pub(crate) fn disk_rows(json: &str) -> Result<Vec<DiskRow>, String> {
 /// Reads a listing of `/file`.
 pub(crate) fn file_rows(json: &str) -> Result<Vec<FileRow>, String> {
     rows::<RawFile, FileRow>(json, "the list of files")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn one(json: &str) -> DiskRow {
+        disk_rows(json).unwrap().remove(0)
+    }
+
+    #[rstest]
+    #[case::ints(r#"{"slot":"s","type":"file","file-path":"/p/s.img","size":1649267441664,"nvme-tcp-export":true,"nvme-tcp-server-port":4420,"mount-filesystem":false}"#)]
+    #[case::floats(r#"{"slot":"s","type":"file","file-path":"p/s.img","size":1649267441664.000000,"nvme-tcp-export":true,"nvme-tcp-server-port":4420.000000,"mount-filesystem":"no"}"#)]
+    #[case::strings(r#"{"slot":"s","type":"file","file-path":"p/s.img","size":"1649267441664","nvme-tcp-export":"yes","nvme-tcp-server-port":"4420","mount-filesystem":"false"}"#)]
+    #[case::spaced(r#"{"slot":"s","type":"file","file-path":"/p/s.img","size":"1 649 267 441 664","nvme-tcp-export":"true","nvme-tcp-server-port":["4420"],"mount-filesystem":"no"}"#)]
+    #[case::float_strings(r#"{"slot":"s","type":"file","file-path":"/p/s.img","size":"1649267441664.000000","nvme-tcp-export":1,"nvme-tcp-server-port":4420,"mount-filesystem":0}"#)]
+    fn every_spelling_reads_the_same(#[case] json: &str) {
+        for json in [json.to_owned(), format!("[{json}]")] {
+            let row = one(&json);
+            assert_eq!(row.size, Some(Bytes(3 << 39)));
+            assert_eq!(
+                (row.exported, row.port, row.mount_filesystem),
+                (true, Some(4420), Some(false))
+            );
+            assert_eq!(row.path.as_deref(), Some("/p/s.img"));
+        }
+    }
+
+    #[test]
+    fn missing_keys_are_unknown_or_off() {
+        let row = one(r#"{"slot":"s","type":"file","file-path":"p"}"#);
+        assert_eq!(
+            (row.size, row.exported, row.mount_filesystem, row.shared),
+            (None, false, None, false)
+        );
+        assert_eq!(row.owner, Ownership::Untagged);
+    }
+
+    #[test]
+    fn one_unreadable_image_fails_the_listing() {
+        for bad in [
+            r#"[{"slot":"a","type":"file","file-path":"p"},{"type":"file","slot":"b"}]"#,
+            r#"[{"slot":"a","type":"file","file-path":"p","size":"1.5GiB"}]"#,
+            r#"[{"slot":"a","type":"file","file-path":"p","size":1.5}]"#,
+            r#"[{"slot":"a","type":"file","file-path":"p","nvme-tcp-export":"maybe"}]"#,
+            r#"[{"slot":"a","#,
+            "",
+            "null",
+            "\"\"",
+        ] {
+            assert!(disk_rows(bad).is_err(), "{bad}");
+        }
+        assert_eq!(disk_rows("[]").unwrap(), []);
+    }
+
+    #[test]
+    fn rows_of_others_may_be_odd() {
+        let row = one(
+            r#"[{".id":"*1","slot":10.000000,"type":"hardware","size":"-","fs":"-","parent":{"a":1},"smb-sharing":"yes"}]"#,
+        );
+        assert_eq!(
+            (row.size, row.fs, row.shared, row.slot.as_str()),
+            (None, None, true, "10")
+        );
+    }
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::types::{Generation, Malformed, is_plain, random_hex, text_type};
+use super::types::{Generation, Malformed, is_plain, random_hex, shown, text_type};
 
 const MAGIC: &str = "rds1:";
 
@@ -225,12 +225,67 @@ impl fmt::Display for Ownership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Untagged => f.write_str("a disk without owner tag"),
-            Self::Foreign(comment) => write!(f, "a disk with the comment `{}`", comment.escape_debug()),
-            Self::Mangled(comment) => write!(f, "a disk with the damaged tag `{}`", comment.escape_debug()),
+            Self::Foreign(comment) => write!(f, "a disk with the comment `{}`", shown(comment)),
+            Self::Mangled(comment) => write!(f, "a disk with the damaged tag `{}`", shown(comment)),
             Self::Tagged(tag) if tag.label.is_empty() => {
                 write!(f, "volume {} of cluster {}", tag.volume, tag.cluster)
             }
             Self::Tagged(tag) => write!(f, "volume {} ({}) of cluster {}", tag.volume, tag.label, tag.cluster),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tag(label: &str) -> OwnerTag {
+        let volume = "0b6c1d2e-0000-4000-8000-00000000abcd".parse().unwrap();
+        OwnerTag::new(
+            ClusterId::of("cluster"),
+            volume,
+            Generation(7),
+            "00c0ffee".parse().unwrap(),
+            label,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn tags_round_trip_whatever_the_label(label in any::<String>(), g in 0..=Generation::MAX) {
+            let tag = tag(&label).at(Generation(g));
+            prop_assert_eq!(tag.fixed().len(), OwnerTag::FIXED);
+            prop_assert!(tag.to_string().len() <= OwnerTag::MAX && tag.to_string().chars().all(is_plain));
+            prop_assert_eq!(tag.to_string().parse::<OwnerTag>().unwrap(), tag);
+        }
+
+        /// The label may be cut anywhere; a cut in the fixed part never reads as a tag.
+        #[test]
+        fn a_cut_label_keeps_the_ids_and_a_cut_id_is_no_tag(cut in 0..OwnerTag::MAX) {
+            let whole = tag("team-a/data-postgres-0");
+            let text: String = whole.to_string().chars().take(cut).collect();
+            match Ownership::parse(&text) {
+                Ownership::Tagged(read) => prop_assert!(cut >= OwnerTag::FIXED && read.same_token(&whole)),
+                Ownership::Mangled(_) => prop_assert!((4..OwnerTag::FIXED).contains(&cut)),
+                Ownership::Untagged | Ownership::Foreign(_) => prop_assert!(cut < 4),
+            }
+        }
+
+        #[test]
+        fn no_comment_panics(comment in any::<String>()) {
+            let _ = Ownership::parse(&comment).to_string();
+        }
+    }
+
+    #[test]
+    fn other_ids_are_other_owners() {
+        let mine = tag("a/b");
+        assert!(mine.same_token(&tag("renamed")));
+        assert!(!mine.same_token(&mine.at(Generation(8))) && mine.same_volume(&mine.at(Generation(8))));
+        for text in ["", "golden image", "rds1:", "rds2:c", "rds1:c000000000000:v0:g1:k0:"] {
+            assert!(Ownership::parse(text).tag().is_none(), "{text}");
         }
     }
 }

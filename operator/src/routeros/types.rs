@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a text is not what it should be. The message names the value and the rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} `{}` {why}", .value.escape_debug())]
+#[error("{what} `{}` {why}", shown(.value))]
 pub struct Malformed {
     what: &'static str,
     value: String,
@@ -30,6 +30,13 @@ impl Malformed {
 /// True for the characters that mean nothing to RouterOS inside double quotes (and nothing to a regular expression but `.`).
 pub(crate) fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '/' | '@' | '-')
+}
+
+/// Somebody else's text for a message: control characters made visible, the rest as it is.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }
 
 /// Random lower-case hex digits; not a secret.
@@ -263,4 +270,86 @@ pub struct DiskId {
     pub path: DiskPath,
     /// Effective NQN of the export.
     pub nqn: Nqn,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever parses prints as something that parses to the same, and holds nothing but harmless characters.
+        #[test]
+        fn what_parses_round_trips(s in prop_oneof![any::<String>(), "[a-z0-9/.:@_-]{0,40}", "nqn[.]20[0-9]{2}-0[1-9][.][a-z.]{1,9}:[a-z0-9.-]{0,9}"]) {
+            macro_rules! check { ($($t:ty),*) => { $(
+                if let Ok(v) = s.parse::<$t>() {
+                    let text = v.to_string();
+                    prop_assert!(text.chars().all(is_plain));
+                    prop_assert_eq!(text.parse::<$t>().unwrap(), v);
+                }
+            )* } }
+            check!(Slot, DiskPath, Nqn, Bytes, Generation);
+        }
+
+        #[test]
+        fn paths_compare_with_and_without_slash(s in "[a-z]{1,5}(/[a-z0-9.-]{3,8}){1,3}") {
+            let path: DiskPath = s.parse().unwrap();
+            let slashed: DiskPath = format!("/{s}").parse().unwrap();
+            prop_assert_eq!(&path, &slashed);
+            prop_assert!(path.is(&s) && path.is(slashed.as_str()));
+            prop_assert_eq!(path.file_name(), s);
+        }
+    }
+
+    #[test]
+    fn bad_words_are_refused() {
+        let long = "a".repeat(33);
+        for bad in ["", "UPPER", "a_b", "a/b", "a b", "ü", long.as_str()] {
+            assert!(bad.parse::<Slot>().is_err(), "{bad}");
+        }
+        for bad in [
+            "", "/", "//", "/a//b", "/a/../b", "..", "/a/.", "/a b", "/a\"b", "/a$b", "/a;b",
+        ] {
+            assert!(bad.parse::<DiskPath>().is_err(), "{bad}");
+        }
+        let long = format!("nqn.2026-01.io.example:{}", "a".repeat(201));
+        for bad in [
+            "",
+            "nqn.",
+            "nqn.2026-01.io.example",
+            "nqn.2026-01.io.example:",
+            "nqn.26-01.io:x",
+            "iqn.2026-01.io:x",
+            &long,
+        ] {
+            assert!(bad.parse::<Nqn>().is_err(), "{bad}");
+        }
+        assert!(
+            format!("nqn.2026-01.io.example:{}", "a".repeat(200))
+                .parse::<Nqn>()
+                .is_ok()
+        );
+        assert!(
+            "nqn.2014-08.org.nvmexpress:uuid:0b6c0000-0000-4000-8000-000000000000"
+                .parse::<Nqn>()
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_folder_contains_only_what_is_below_it() {
+        let base: DiskPath = "/raid10/csi".parse().unwrap();
+        assert!(base.contains("raid10/csi/a.img") && base.contains("/raid10/csi/x/y"));
+        assert!(!base.contains("raid10/csi") && !base.contains("raid10/csi/") && !base.contains("raid10/csi2/a.img"));
+        assert_eq!(base.pool(), "raid10");
+        assert_eq!(base.image(&"pvc-1".parse().unwrap()).as_str(), "/raid10/csi/pvc-1.img");
+    }
+
+    #[test]
+    fn sizes_go_up_to_whole_blocks() {
+        assert_eq!(Bytes(1).aligned(), Some(Bytes(4096)));
+        assert_eq!(Bytes(3 << 39).aligned(), Some(Bytes(3 << 39)), "1.5 TiB stays 1.5 TiB");
+        assert_eq!(Bytes(u64::MAX).aligned(), None);
+    }
 }

@@ -113,7 +113,7 @@ impl Command for Adopt {
             format!("its size is {size} bytes, not {}", self.size)
         } else if has("rds-exported") {
             let nqn = look.row().and_then(|r| r.nqn.clone()).unwrap_or_default();
-            format!("it is exported under another NQN, {}", nqn.escape_debug())
+            format!("it is exported under another NQN, {}", shown(&nqn))
         } else if has("rds-nqn") {
             return Err(cx.taken(Occupied::Nqn, look));
         } else {

@@ -11,6 +11,9 @@ mod release;
 mod remove;
 mod retire;
 
+#[cfg(test)]
+mod tests;
+
 pub use adopt::Adopt;
 pub use create::CreateDisk;
 pub(crate) use export::{Export, ToggleExport};
@@ -26,7 +29,7 @@ use super::look::{self, Identity, Look, naming};
 use super::reply::is_permission;
 use super::row::DiskRow;
 use super::tag::{OwnerTag, Ownership};
-use super::types::{Bytes, DiskPath, Generation, Nqn, Slot};
+use super::types::{Bytes, DiskPath, Generation, Nqn, Slot, shown};
 
 /// Whose disk a command is for: it runs only where exactly one row has this slot, this path and this token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,7 +278,7 @@ fn exported_row(look: &Look, tag: &OwnerTag, nqn: &Nqn, port: u16) -> Result<Dis
             row.nqn.as_deref().unwrap_or("none"),
             row.port.map_or("none".to_owned(), |p| p.to_string()),
         );
-        return Err(format!("the NQN {} and the port {port}", nqn.escape_debug()));
+        return Err(format!("the NQN {} and the port {port}", shown(nqn)));
     }
     if row.mount_filesystem == Some(true) || row.shared {
         return Err("mounting or sharing switched on".to_owned());
