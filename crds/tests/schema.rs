@@ -9,11 +9,11 @@ use rds_crds::definitions::definitions;
 use rds_crds::volume::{APPLIED_STATUS_FIELDS, CAS_STATUS_FIELDS};
 
 fn root(crd: &CustomResourceDefinition) -> &JSONSchemaProps {
-    crd.spec.versions[0]
-        .schema
-        .as_ref()
-        .and_then(|s| s.open_api_v3_schema.as_ref())
-        .expect("a schema")
+    let schema = crd.spec.versions[0].schema.as_ref();
+    let Some(root) = schema.and_then(|s| s.open_api_v3_schema.as_ref()) else {
+        panic!("{} has no schema", crd.spec.names.kind);
+    };
+    root
 }
 
 fn walk(path: &str, schema: &JSONSchemaProps, see: &mut impl FnMut(&str, &JSONSchemaProps)) {
