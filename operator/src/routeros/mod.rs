@@ -14,6 +14,8 @@ mod client;
 pub mod command;
 mod encode;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod inventory;
 mod look;
