@@ -19,6 +19,13 @@ use crate::process::{Process, command};
 use crate::tools::{self, Tools};
 use crate::wait_until;
 
+/// Writes only, without their bodies.
+const AUDIT: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata, verbs: [create, update, patch, delete]}, {level: None}]
+";
+
 const READY: Duration = Duration::from_secs(60);
 
 /// A running control plane. It ends when this is dropped or the process is gone.
@@ -35,17 +42,24 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a control plane. Logs and state live in `target/e2e/<name>/`, which is emptied first and kept afterwards.
     pub async fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, false).await
+    }
+
+    /// The same, and all writes go into `audit.log` when `audit` is set.
+    pub async fn start_with(name: &str, audit: bool) -> Result<Self> {
         let tools = tools::ensure()?;
         let dir = tools::target()?.join("e2e").join(name);
         // Another process may take a free port between our look and the start of the server: rare, and a second try helps.
-        let first = Self::start_in(&tools, &dir).await;
+        let first = Self::start_in(&tools, &dir, audit).await;
         match first {
-            Err(error) if format!("{error:#}").contains("address already in use") => Self::start_in(&tools, &dir).await,
+            Err(error) if format!("{error:#}").contains("address already in use") => {
+                Self::start_in(&tools, &dir, audit).await
+            }
             other => other,
         }
     }
 
-    async fn start_in(tools: &Tools, dir: &Path) -> Result<Self> {
+    async fn start_in(tools: &Tools, dir: &Path, audit: bool) -> Result<Self> {
         if dir.exists() {
             std::fs::remove_dir_all(dir).with_context(|| format!("empty {}", dir.display()))?;
         }
@@ -92,6 +106,12 @@ impl Cluster {
                 "--max-requests-inflight=2000",
                 "--max-mutating-requests-inflight=1000",
             ]);
+        if audit {
+            let policy = dir.join("audit-policy.yaml");
+            std::fs::write(&policy, AUDIT)?;
+            api.arg(path_flag("--audit-policy-file", &policy))
+                .arg(path_flag("--audit-log-path", &dir.join("audit.log")));
+        }
         let api = Process::start("kube-apiserver", api, &dir.join("kube-apiserver.log"))?;
 
         let authority = certs.join("apiserver.crt");

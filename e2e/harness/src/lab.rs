@@ -29,6 +29,10 @@ pub struct Options {
     pub sidecars: Vec<&'static str>,
     /// More environment for the operator.
     pub env: Vec<(String, String)>,
+    /// Whether kube-apiserver writes an audit log of all writes, `audit.log` in the folder of the cluster.
+    pub audit: bool,
+    /// Whether each step of the start is printed.
+    pub progress: bool,
 }
 
 impl Default for Options {
@@ -37,6 +41,8 @@ impl Default for Options {
             replicas: 1,
             sidecars: SIDECARS.to_vec(),
             env: Vec::new(),
+            progress: false,
+            audit: false,
         }
     }
 }
@@ -55,8 +61,16 @@ pub struct Lab {
 impl Lab {
     /// Starts all of it and waits until the operators are ready.
     pub async fn start(name: &str, options: &Options) -> Result<Self> {
-        let cluster = Cluster::start(name).await?;
+        let begin = std::time::Instant::now();
+        let say = |what: &str| {
+            if options.progress {
+                println!("  {what} ({:.1} s)", begin.elapsed().as_secs_f32());
+            }
+        };
+        let cluster = Cluster::start_with(name, options.audit).await?;
+        say("etcd, kube-apiserver, kube-controller-manager are ready");
         let manifests = install(cluster.kubectl()).await?;
+        say("kubectl apply -k config/default: accepted and served");
         node(cluster.kubectl(), "node-1").await?;
         let short = tempfile::Builder::new().prefix("rds-").tempdir()?;
         let mut lab = Self {
@@ -68,6 +82,10 @@ impl Lab {
         for index in 0..options.replicas {
             lab.add_replica(index, options).await?;
         }
+        say(&format!(
+            "rds-operator is ready, {} run beside it",
+            options.sidecars.join(" and ")
+        ));
         Ok(lab)
     }
 

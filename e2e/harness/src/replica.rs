@@ -110,42 +110,16 @@ impl Replica {
         replica.ready().await?;
 
         for name in sidecars {
-            let container = manifests.container(name, &replica.pod)?;
-            let kubeconfig = cluster
-                .kubeconfig(&container.namespace, &container.account, None)
-                .await?;
-            let mut instead = vec![
-                ("--csi-address", replica.socket.display().to_string()),
-                ("--kubeconfig", kubeconfig.display().to_string()),
-                // Outside of a pod there is no file that names the namespace.
-                ("--leader-election-namespace", container.namespace.clone()),
-            ];
-            if container
-                .args
-                .iter()
-                .any(|argument| argument.starts_with("--http-endpoint"))
-            {
-                let [port] = free_ports()?;
-                instead.push(("--http-endpoint", format!("127.0.0.1:{port}")));
-            }
-            if *name == "csi-provisioner" {
-                // There is no pod and no Deployment that could own the CSIStorageCapacity objects.
-                instead.push(("--capacity-ownerref-level", "-1".into()));
-            }
-            let program = cluster.tools().path(name);
-            let arguments = container.arguments(&instead);
-            let pod = replica.pod.clone();
-            let log = cluster.dir().join(format!("{name}-{index}.log"));
-            let sidecar = Supervised::start(name, log, move || {
-                let mut command = in_pod(&pod, &program);
-                command
-                    .args(&arguments)
-                    .envs(&container.env)
-                    .env("NAMESPACE", &container.namespace)
-                    .env("POD_NAME", &pod);
-                command
-            })?;
-            replica.sidecars.insert((*name).into(), sidecar);
+            let started = sidecar(
+                cluster,
+                manifests,
+                name,
+                &replica.pod,
+                &replica.socket,
+                &index.to_string(),
+            )
+            .await?;
+            replica.sidecars.insert((*name).into(), started);
         }
         Ok(replica)
     }
@@ -177,6 +151,51 @@ impl Replica {
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
         http_get(self.recipe.port, path).await
     }
+}
+
+/// Starts a sidecar with the flags that are shipped, on this socket; `suffix` tells its log from those of others.
+pub async fn sidecar(
+    cluster: &Cluster,
+    manifests: &Manifests,
+    name: &str,
+    pod: &str,
+    socket: &Path,
+    suffix: &str,
+) -> Result<Supervised> {
+    let container = manifests.container(name, pod)?;
+    let kubeconfig = cluster
+        .kubeconfig(&container.namespace, &container.account, None)
+        .await?;
+    let mut instead = vec![
+        ("--csi-address", socket.display().to_string()),
+        ("--kubeconfig", kubeconfig.display().to_string()),
+        // Outside of a pod there is no file that names the namespace.
+        ("--leader-election-namespace", container.namespace.clone()),
+    ];
+    if container
+        .args
+        .iter()
+        .any(|argument| argument.starts_with("--http-endpoint"))
+    {
+        let [port] = free_ports()?;
+        instead.push(("--http-endpoint", format!("127.0.0.1:{port}")));
+    }
+    if name == "csi-provisioner" {
+        // There is no pod and no Deployment that could own the CSIStorageCapacity objects.
+        instead.push(("--capacity-ownerref-level", "-1".into()));
+    }
+    let program = cluster.tools().path(name);
+    let arguments = container.arguments(&instead);
+    let (owner, log) = (pod.to_owned(), cluster.dir().join(format!("{name}-{suffix}.log")));
+    Supervised::start(name, log, move || {
+        let mut command = in_pod(&owner, &program);
+        command
+            .args(&arguments)
+            .envs(&container.env)
+            .env("NAMESPACE", &container.namespace)
+            .env("POD_NAME", &owner);
+        command
+    })
 }
 
 /// The smallest HTTP client there is: one request, one answer, the connection closed by the server.
