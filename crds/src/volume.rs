@@ -417,6 +417,9 @@ pub struct Creation {
     pub started_at: Time,
     /// What became of it.
     pub outcome: CreationOutcome,
+    /// An earlier create command was never answered: it may still run until the longest age of a command has passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_unknown: Option<bool>,
 }
 
 /// What became of a create command.

@@ -1,8 +1,13 @@
 //! Operator for MikroTik ROSE Data Servers.
 
 pub mod config;
+pub mod crash;
+mod events;
 pub mod health;
+pub mod leader;
 pub mod routeros;
+pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+mod volume;
 pub mod world;

@@ -1,0 +1,134 @@
+//! Kubernetes Events: one for each transition that a user cares about, never one per retry.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use rds_crds::condition::{find_condition, kind};
+use rds_crds::volume::RdsVolumeStatus;
+use rds_crds::{RdsServer, RdsVolume};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::volume::Change;
+
+/// Takes events; [`Poster::run`] posts them. A queue, so that nobody waits for an event to be written.
+#[derive(Clone)]
+pub(crate) struct Announcer(mpsc::Sender<(Event, ObjectReference)>);
+
+/// Posts events; one that cannot be posted is logged and forgotten.
+pub(crate) struct Poster {
+    recorder: Recorder,
+    queue: mpsc::Receiver<(Event, ObjectReference)>,
+}
+
+/// Events that may wait; more are dropped, as events are news and not state.
+const QUEUE: usize = 4096;
+
+/// Conditions that are worth a warning while they are True.
+const WARNINGS: [&str; 4] = [
+    kind::STALLED,
+    kind::DRIFTED,
+    kind::EXPAND_PENDING,
+    kind::DELETION_BLOCKED,
+];
+
+impl Announcer {
+    pub(crate) fn new(client: Client, instance: &str) -> (Self, Poster) {
+        let reporter = Reporter {
+            controller: rds_crds::names::DOMAIN.to_owned(),
+            instance: Some(instance.to_owned()),
+        };
+        let (sender, queue) = mpsc::channel(QUEUE);
+        (
+            Self(sender),
+            Poster {
+                recorder: Recorder::new(client, reporter),
+                queue,
+            },
+        )
+    }
+
+    /// A compare-and-swap that users care about.
+    pub(crate) fn recorded(&self, volume: &RdsVolume, change: &Change) {
+        let (reason, note) = match change {
+            Change::Created => ("Provisioned", "the disk was made and exported"),
+            Change::Adopted => ("Adopted", "the existing disk was bound"),
+            Change::BeginDeletion => ("Deleting", "disk and file are being removed"),
+            Change::Recover(..) => (
+                "StatusRecovered",
+                "the appliance knew more than the status: holders are unknown, the volume is never formatted",
+            ),
+            Change::BeginCreation
+            | Change::CreationRefused
+            | Change::BeginAdoption
+            | Change::BeginToggle
+            | Change::Retired => return,
+        };
+        let type_ = if matches!(change, Change::Recover(..)) {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        };
+        self.post(volume, type_, reason, note.to_owned());
+    }
+
+    /// What the conditions say now and did not say before.
+    pub(crate) fn transitions(&self, volume: &RdsVolume, before: Option<&RdsVolumeStatus>) {
+        let Some(now) = &volume.status else { return };
+        let old = before.map(|s| s.conditions.as_slice()).unwrap_or_default();
+        for kind in WARNINGS {
+            let is = find_condition(&now.conditions, kind).filter(|c| c.status == "True");
+            let was = find_condition(old, kind).filter(|c| c.status == "True");
+            if let Some(c) = is.filter(|c| was.is_none_or(|w| w.reason != c.reason)) {
+                self.post(volume, EventType::Warning, &c.reason, c.message.clone());
+            }
+        }
+        let grown = before
+            .and_then(|s| s.capacity)
+            .zip(now.capacity)
+            .filter(|(from, to)| to > from);
+        if let Some((from, to)) = grown {
+            self.post(
+                volume,
+                EventType::Normal,
+                "Expanded",
+                format!("the disk grew from {from} to {to}"),
+            );
+        }
+    }
+
+    /// A server that became ready, or is not any more.
+    pub(crate) fn server(&self, server: &RdsServer, ready: bool, reason: &str, note: &str) {
+        let type_ = if ready { EventType::Normal } else { EventType::Warning };
+        self.post(server, type_, reason, note.to_owned());
+    }
+
+    fn post(&self, about: &impl Resource<DynamicType = ()>, type_: EventType, reason: &str, mut note: String) {
+        // The API refuses notes over 1 KiB.
+        while note.len() > 1000 {
+            note.pop();
+        }
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if self.0.try_send((event, about.object_ref(&()))).is_err() {
+            debug!(reason, "an event was dropped: too many wait");
+        }
+    }
+}
+
+impl Poster {
+    /// Runs until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        while let Some(Some((event, about))) = stop.run_until_cancelled(self.queue.recv()).await {
+            if let Err(error) = self.recorder.publish(&event, &about).await {
+                debug!(%error, reason = event.reason, "an event could not be posted");
+            }
+        }
+    }
+}

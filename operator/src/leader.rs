@@ -1,0 +1,183 @@
+//! Leader election, and what only the leader does.
+//!
+//! Any replica serves CSI; only the holder of the Lease talks to RouterOS and decides. Losing the Lease cancels the
+//! reconcilers; the process ends only if they have not stopped in 5 s, as the CSI sidecars would die with it and forget their
+//! work. Safety does not rest on this: every mutation follows a compare-and-swap and tests its token on the appliance (I18).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, ResourceExt};
+use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::events::Announcer;
+use crate::routeros::{ClusterId, RouterosMetrics};
+use crate::server::fleet::Fleet;
+use crate::telemetry::chain;
+use crate::world::World;
+use crate::{server, volume};
+
+/// How long cancelled reconcilers may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the reconcilers work with.
+#[derive(Clone)]
+pub struct Setup {
+    /// The shared view of the API server.
+    pub world: World,
+    /// Settings of the process.
+    pub config: Arc<Config>,
+    /// Metrics of the management connections.
+    pub metrics: RouterosMetrics,
+    /// Client for the Lease alone, with timeouts shorter than the Lease: an API server that does not answer must not
+    /// keep a leader in its belief.
+    pub lease_client: Client,
+}
+
+/// Stands for election until `stop`, and runs the reconcilers while elected.
+pub async fn run(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
+    let Some(manager) = manager(&setup, &stop).await else {
+        return Ok(());
+    };
+    while !stop.is_cancelled() {
+        let elected = tokio::select! {
+            () = stop.cancelled() => break,
+            elected = manager.changed() => elected,
+        };
+        match elected {
+            Ok(true) => lead(&setup, &manager, &stop).await?,
+            Ok(false) => {}
+            Err(error) => {
+                warn!(error = chain(&error), "cannot read the Lease");
+                stop.run_until_cancelled(sleep(Duration::from_secs(1))).await;
+            }
+        }
+    }
+    // A successor need not wait for the Lease to expire.
+    if let Ok(Err(error)) = timeout(Duration::from_secs(2), manager.release()).await {
+        warn!(error = chain(&error), "the Lease was not given back; it expires");
+    }
+    Ok(())
+}
+
+/// The lease manager; its first request is repeated until the API server answers.
+async fn manager(setup: &Setup, stop: &CancellationToken) -> Option<LeaseManager> {
+    let config = &setup.config;
+    loop {
+        let built = LeaseManagerBuilder::new(setup.lease_client.clone(), &config.lease_name)
+            .with_namespace(&config.namespace)
+            .with_identity(config.identity())
+            .with_duration(config.lease_duration.as_secs())
+            .with_grace(config.lease_grace.as_secs())
+            .build();
+        match stop.run_until_cancelled(built).await? {
+            Ok(manager) => return Some(manager),
+            Err(error) => warn!(error = chain(&error), "cannot prepare the Lease"),
+        }
+        stop.run_until_cancelled(sleep(Duration::from_secs(1))).await?;
+    }
+}
+
+/// Runs the reconcilers until the Lease is lost or `stop`.
+async fn lead(setup: &Setup, manager: &LeaseManager, stop: &CancellationToken) -> anyhow::Result<()> {
+    info!("elected");
+    let mut reconcilers: JoinHandle<anyhow::Result<()>> = tokio::spawn(reconcile(setup.clone(), stop.clone()));
+    let patience = setup.config.lease_grace.saturating_sub(Duration::from_millis(1500));
+    let mut failing: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            ended = &mut reconcilers => {
+                ended.context("the reconcilers died")??;
+                if stop.is_cancelled() { return Ok(()) }
+                bail!("the reconcilers ended by themselves");
+            }
+            changed = manager.changed() => match changed {
+                Ok(true) => failing = None,
+                Ok(false) => break,
+                Err(error) => {
+                    warn!(error = chain(&error), "cannot renew the Lease");
+                    if failing.get_or_insert_with(Instant::now).elapsed() >= patience {
+                        break;
+                    }
+                    sleep(Duration::from_millis(500)).await;
+                }
+            },
+        }
+    }
+    warn!("the Lease is lost: reconcilers are cancelled");
+    reconcilers.abort();
+    match timeout(STOP_WITHIN, reconcilers).await {
+        Ok(_) => Ok(()),
+        Err(_) => bail!("the reconcilers did not stop within {STOP_WITHIN:?} of losing the Lease"),
+    }
+}
+
+/// All reconcilers, until `stop`; then they finish what is under way.
+async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
+    let Setup {
+        world, config, metrics, ..
+    } = setup;
+    let Some(cluster) = cluster_id(&world.client, &stop).await else {
+        return Ok(());
+    };
+    if stop.run_until_cancelled(world.synced()).await.is_none() {
+        return Ok(());
+    }
+    let fleet = Arc::new(Fleet::default());
+    let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity());
+    let (triggers, triggered) = mpsc::unbounded_channel();
+    let servers = server::Context {
+        world: world.clone(),
+        fleet: fleet.clone(),
+        cluster: cluster.clone(),
+        announcer: announcer.clone(),
+        namespace: config.namespace.clone(),
+        inventory_interval: config.inventory_interval,
+        metrics: Some(metrics),
+        triggers,
+        memory: Mutex::new(HashMap::new()),
+    };
+    let volumes = volume::Context {
+        world,
+        fleet,
+        cluster,
+        announcer,
+        max_exec_age: config.max_exec_age,
+        inventory_interval: config.inventory_interval,
+        resync_interval: config.resync_interval,
+        memory: volume::Memory::default(),
+    };
+    tokio::join!(
+        server::run(Arc::new(servers), stop.clone()),
+        volume::run(Arc::new(volumes), triggered, config.concurrency, stop.clone()),
+        poster.run(stop.clone()),
+    );
+    Ok(())
+}
+
+/// Identity of this cluster on the appliance: the UID of the namespace kube-system. Asked for until there is an answer.
+async fn cluster_id(client: &Client, stop: &CancellationToken) -> Option<ClusterId> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    loop {
+        match stop.run_until_cancelled(namespaces.get("kube-system")).await? {
+            Ok(namespace) => match namespace.uid() {
+                Some(uid) => return Some(ClusterId::of(&uid)),
+                None => warn!("the namespace kube-system shows no uid"),
+            },
+            Err(error) => warn!(
+                error = chain(&error),
+                "cannot read the namespace kube-system, whose uid names this cluster"
+            ),
+        }
+        stop.run_until_cancelled(sleep(Duration::from_secs(2))).await?;
+    }
+}

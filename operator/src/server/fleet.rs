@@ -1,0 +1,166 @@
+//! The appliances that this process talks to: one [`Handle`] each, made by the server controller.
+//!
+//! Only the lease holder has any. A handle is a cache: what destroys something reads fresh first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rds_crds::{RdsServer, Reason};
+use tokio::time::Instant;
+
+use crate::routeros::{Bytes, Client, Inventory, RdsError, Slot};
+
+use super::room::{Limits, Promises, available};
+
+/// What a server controller last concluded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fitness {
+    /// Not looked at yet, or not usable: why and what to do.
+    Unusable(Reason, String),
+    /// Compatible, with a pool.
+    Usable,
+}
+
+/// One appliance.
+pub(crate) struct Handle {
+    /// The connection.
+    pub client: Client,
+    /// What the connection was made from; another value means another connection.
+    pub fingerprint: [u8; 32],
+    state: Mutex<State>,
+}
+
+struct State {
+    fitness: Fitness,
+    listing: Option<Arc<Inventory>>,
+    promises: Promises,
+    touched: HashMap<Slot, Instant>,
+}
+
+impl Handle {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was last concluded.
+    pub(crate) fn fitness(&self) -> Fitness {
+        self.lock().fitness.clone()
+    }
+
+    /// Records a conclusion.
+    pub(crate) fn conclude(&self, fitness: Fitness) {
+        self.lock().fitness = fitness;
+    }
+
+    /// The shared listing, at most `max_age` old.
+    pub(crate) async fn listing(&self, max_age: Duration) -> Result<Arc<Inventory>, RdsError> {
+        let listing = self.client.inventory(max_age).await?;
+        let mut state = self.lock();
+        state.touched.retain(|_, at| *at >= listing.taken_at);
+        state.listing = Some(listing.clone());
+        Ok(listing)
+    }
+
+    /// A listing that was asked for after everything that this process did to the disk.
+    pub(crate) async fn listing_of(&self, slot: &Slot, max_age: Duration) -> Result<Arc<Inventory>, RdsError> {
+        let since = self.lock().touched.get(slot).map(Instant::elapsed);
+        self.listing(since.map_or(max_age, |age| age.min(max_age))).await
+    }
+
+    /// Bytes that the disk may take more; promises them to it if that is enough. Reads the appliance only when the last
+    /// listing says that it is not.
+    pub(crate) async fn promise(&self, slot: &Slot, need: Bytes, limits: Limits) -> Result<Bytes, RdsError> {
+        if let Some(room) = self.try_promise(slot, need, limits) {
+            return Ok(room);
+        }
+        self.listing(Duration::from_millis(500)).await?;
+        Ok(self
+            .try_promise(slot, need, limits)
+            .unwrap_or_else(|| self.room(slot, limits)))
+    }
+
+    fn try_promise(&self, slot: &Slot, need: Bytes, limits: Limits) -> Option<Bytes> {
+        let mut state = self.lock();
+        let listing = state.listing.clone()?;
+        let promised = state.promises.since(listing.taken_at, slot);
+        let room = Bytes(available(&listing, limits)?.0.saturating_sub(promised.0));
+        (room >= need).then(|| {
+            state.promises.promise(slot, need);
+            room
+        })
+    }
+
+    fn room(&self, slot: &Slot, limits: Limits) -> Bytes {
+        let mut state = self.lock();
+        let Some(listing) = state.listing.clone() else {
+            return Bytes(0);
+        };
+        let promised = state.promises.since(listing.taken_at, slot);
+        Bytes(
+            available(&listing, limits)
+                .unwrap_or_default()
+                .0
+                .saturating_sub(promised.0),
+        )
+    }
+
+    /// A command that changes the disk is about to be sent, or has ended: older listings do not count for it.
+    pub(crate) fn touch(&self, slot: &Slot) {
+        self.lock().touched.insert(slot.clone(), Instant::now());
+    }
+
+    /// The disk was made or enlarged, or refused.
+    pub(crate) fn settle(&self, slot: &Slot, made: bool) {
+        self.lock().promises.settle(slot, made);
+    }
+}
+
+/// All appliances.
+#[derive(Default)]
+pub(crate) struct Fleet(Mutex<HashMap<String, Arc<Handle>>>);
+
+impl Fleet {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Handle>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The handle of a server, if its controller has made one.
+    pub(crate) fn get(&self, server: &str) -> Option<Arc<Handle>> {
+        self.lock().get(server).cloned()
+    }
+
+    /// The handle made from this fingerprint, or a new one.
+    pub(crate) fn ensure(&self, server: &str, fingerprint: [u8; 32], connect: impl FnOnce() -> Client) -> Arc<Handle> {
+        let mut all = self.lock();
+        if let Some(handle) = all.get(server).filter(|h| h.fingerprint == fingerprint) {
+            return handle.clone();
+        }
+        let state = State {
+            fitness: Fitness::Unusable(Reason::Unreachable, format!("server {server} was not reached yet")),
+            listing: None,
+            promises: Promises::default(),
+            touched: HashMap::new(),
+        };
+        let handle = Arc::new(Handle {
+            client: connect(),
+            fingerprint,
+            state: Mutex::new(state),
+        });
+        all.insert(server.to_owned(), handle.clone());
+        handle
+    }
+
+    /// Forgets a server.
+    pub(crate) fn remove(&self, server: &str) {
+        self.lock().remove(server);
+    }
+}
+
+/// The limits of a server.
+pub(crate) fn limits(server: &RdsServer) -> Limits {
+    Limits {
+        reserved: super::facts::reserved(server),
+        overcommit_percent: super::facts::overcommit_percent(server),
+    }
+}

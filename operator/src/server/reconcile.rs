@@ -1,0 +1,304 @@
+//! The thin shell around [`super::decide`]: one shared listing an interval, the status, and the drift scan that wakes volumes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::runtime::controller::{self, Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt};
+use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition};
+use rds_crds::names::{DOMAIN, FINALIZER, manager};
+use rds_crds::server::RdsServerStatus;
+use rds_crds::{RdsServer, RdsVolume, Reason};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::events::Announcer;
+use crate::routeros::{Client as RouterOs, ClusterId, DiskRow, Inventory, RouterosMetrics};
+use crate::telemetry::chain;
+use crate::volume::Trigger;
+use crate::world::World;
+
+use super::credentials::{Trouble, fingerprint, target};
+use super::decide::{Answer, Known, fitness, status};
+use super::fleet::{Fitness, Fleet, Handle};
+
+/// What all passes share.
+pub(crate) struct Context {
+    pub(crate) world: World,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) cluster: ClusterId,
+    pub(crate) announcer: Announcer,
+    pub(crate) namespace: String,
+    pub(crate) inventory_interval: Duration,
+    pub(crate) metrics: Option<RouterosMetrics>,
+    pub(crate) triggers: Trigger,
+    /// Failures in a row and the last rows, by server; may be forgotten at any time.
+    pub(crate) memory: Mutex<HashMap<String, Remembered>>,
+}
+
+/// What may be forgotten at any time.
+#[derive(Default)]
+pub(crate) struct Remembered {
+    failures: u32,
+    rows: HashMap<String, DiskRow>,
+}
+
+/// Runs until `stop`.
+pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
+    let servers = context.world.servers.clone();
+    let store = servers.store();
+    // Status writes of our own come back as changes; a pass whose listing is fresh enough costs nothing on the appliance.
+    let queue = super::changes(servers.changes())
+        .map(Ok::<_, std::convert::Infallible>)
+        .take_until(stop.cancelled_owned());
+    controller::applier(
+        |server, cx| Box::pin(reconcile(server, cx)),
+        |_, _, _| Action::requeue(Duration::from_secs(2)),
+        context,
+        store,
+        queue,
+        Config::default().concurrency(16),
+    )
+    .for_each(|result| async move {
+        match result {
+            Ok((server, action)) => debug!(%server, ?action, "reconciled"),
+            Err(controller::Error::ObjectNotFound(server)) => debug!(%server, "gone from the cache"),
+            Err(error) => warn!(error = chain(&error), "reconciling a server failed"),
+        }
+    })
+    .await;
+}
+
+async fn reconcile(server: Arc<RdsServer>, cx: Arc<Context>) -> Result<Action, kube::Error> {
+    let name = server.name_any();
+    let api: Api<RdsServer> = Api::all(cx.world.client.clone());
+    let has_finalizer = server.finalizers().iter().any(|f| f == FINALIZER);
+    match (server.metadata.deletion_timestamp.is_some(), has_finalizer) {
+        (true, false) => {
+            cx.fleet.remove(&name);
+            return Ok(Action::await_change());
+        }
+        (false, false) => {
+            set_finalizers(&api, &server, true).await?;
+        }
+        (true, true) if !named_by_volumes(&cx.world.client, &name).await? => {
+            cx.fleet.remove(&name);
+            set_finalizers(&api, &server, false).await?;
+            info!(server = name, "released");
+            return Ok(Action::await_change());
+        }
+        (true | false, true) => {}
+    }
+    let seen = look(&server, &name, &cx).await;
+    let known = known(&server, &name, &cx.world);
+    let now = Timestamp::now();
+    let answer = match &seen {
+        Ok((_, listing)) => Answer::Listing(listing),
+        Err((reason, why)) => Answer::None(*reason, why.clone()),
+    };
+    let mut next = status(&server, &answer, &known, &cx.cluster, now);
+    deletion(&server, known.volumes, &mut next, now);
+    write(&api, &server, &next, &cx).await?;
+    let delay = after(&name, &seen, &cx);
+    if let Ok((handle, listing)) = &seen {
+        let fit = fitness(&server, listing);
+        let changed = handle.fitness() != fit;
+        handle.conclude(fit.clone());
+        wake(&name, listing, changed, &cx);
+    }
+    Ok(Action::requeue(delay))
+}
+
+/// The handle of the server and a listing that is not older than half an interval.
+async fn look(server: &RdsServer, name: &str, cx: &Context) -> Result<(Arc<Handle>, Arc<Inventory>), Trouble> {
+    let target = match target(server, name, &cx.world.client, &cx.namespace).await {
+        Ok(target) => target,
+        Err(trouble) => {
+            if let Some(handle) = cx.fleet.get(name) {
+                handle.conclude(Fitness::Unusable(trouble.0, trouble.1.clone()));
+            }
+            return Err(trouble);
+        }
+    };
+    let handle = cx.fleet.ensure(name, fingerprint(&target), || {
+        RouterOs::connect(&target, cx.metrics.clone())
+    });
+    match handle.listing(cx.inventory_interval / 2).await {
+        Ok(listing) => Ok((handle, listing)),
+        Err(error) => {
+            let trouble = (crate::volume::reason(&error), error.to_string());
+            // A server that was usable stays so: commands fail for themselves while it is away.
+            if handle.fitness() != Fitness::Usable || trouble.0 == Reason::AuthenticationFailed {
+                handle.conclude(Fitness::Unusable(trouble.0, trouble.1.clone()));
+            }
+            Err(trouble)
+        }
+    }
+}
+
+/// When to look again: with the interval, or sooner while it fails, 1 s to 30 s, for ever.
+fn after(name: &str, seen: &Result<(Arc<Handle>, Arc<Inventory>), Trouble>, cx: &Context) -> Duration {
+    let mut memory = cx.memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let remembered = memory.entry(name.to_owned()).or_default();
+    let jitter = rand::random_range(0.9..1.1);
+    if seen.is_ok() {
+        remembered.failures = 0;
+        return cx.inventory_interval.mul_f64(jitter);
+    }
+    remembered.failures = remembered.failures.saturating_add(1);
+    let backoff = Duration::from_millis(500) * 2u32.saturating_pow(remembered.failures.min(6));
+    backoff.min(Duration::from_secs(30)).mul_f64(jitter)
+}
+
+/// Wakes the volumes whose rows changed since the last listing, or all if the server became usable or not.
+fn wake(name: &str, listing: &Inventory, all: bool, cx: &Context) {
+    let rows: HashMap<String, DiskRow> = listing.disks.iter().map(|d| (d.slot.clone(), d.clone())).collect();
+    let old = {
+        let mut memory = cx.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut memory.entry(name.to_owned()).or_default().rows, rows.clone())
+    };
+    let changed: HashSet<&str> = rows
+        .values()
+        .filter(|row| old.get(&row.slot) != Some(row))
+        .chain(old.values().filter(|row| !rows.contains_key(&row.slot)))
+        .flat_map(|row| [Some(row.slot.as_str()), row.path.as_deref()])
+        .flatten()
+        .collect();
+    if changed.is_empty() && !all {
+        return;
+    }
+    for volume in cx.world.volumes.all() {
+        let Some(status) = volume.status.as_ref().filter(|_| volume.spec.server == name) else {
+            if all && volume.spec.server == name {
+                let _ = cx.triggers.send(volume.name_any());
+            }
+            continue;
+        };
+        let concerned = [&status.slot, &status.path]
+            .into_iter()
+            .flatten()
+            .any(|word| changed.contains(word.as_str()));
+        if all || concerned {
+            // The receiver ends with the lease; then nobody is to be woken.
+            let _ = cx.triggers.send(volume.name_any());
+        }
+    }
+}
+
+/// What the caches know of this server's volumes.
+fn known(server: &RdsServer, name: &str, world: &World) -> Known {
+    let mut known = Known {
+        incomplete: !world.volumes.malformed().is_empty() || !world.volumes.is_synced(),
+        ..Known::default()
+    };
+    for volume in world.volumes.all().iter().filter(|v| v.spec.server == name) {
+        known.volumes += 1;
+        let uid = volume.metadata.uid.as_deref().unwrap_or_default();
+        let status = volume.status.as_ref();
+        let slot = volume
+            .spec
+            .slot
+            .clone()
+            .or_else(|| status.and_then(|s| s.slot.clone()))
+            .unwrap_or_else(|| rds_crds::identity::default_slot(&volume.name_any(), uid));
+        let path = volume
+            .spec
+            .path
+            .clone()
+            .or_else(|| status.and_then(|s| s.path.clone()))
+            .unwrap_or_else(|| rds_crds::identity::default_path(&server.spec.base_path, &slot));
+        known.slots.insert(slot);
+        known.paths.insert(path);
+    }
+    known
+}
+
+/// A live answer: a server goes only when no volume names it any more.
+async fn named_by_volumes(client: &Client, name: &str) -> Result<bool, kube::Error> {
+    let volumes = Api::<RdsVolume>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    Ok(volumes.items.iter().any(|v| v.spec.server == name))
+}
+
+fn deletion(server: &RdsServer, volumes: u32, status: &mut RdsServerStatus, now: Timestamp) {
+    if server.metadata.deletion_timestamp.is_none() {
+        clear_condition(&mut status.conditions, kind::DELETION_BLOCKED);
+        return;
+    }
+    let saying = Saying {
+        kind: kind::DELETION_BLOCKED,
+        status: Some(true),
+        reason: Reason::VolumesExist.as_str(),
+        message: format!("{volumes} RdsVolumes name this server and go on working: delete their claims first"),
+    };
+    set_condition(&mut status.conditions, saying, server.metadata.generation, now);
+}
+
+async fn set_finalizers(api: &Api<RdsServer>, server: &RdsServer, ours: bool) -> Result<(), kube::Error> {
+    let mut finalizers: Vec<String> = server
+        .finalizers()
+        .iter()
+        .filter(|f| *f != FINALIZER)
+        .cloned()
+        .collect();
+    if ours {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    let patch = json!({"metadata": {
+        "uid": server.metadata.uid,
+        "resourceVersion": server.metadata.resource_version,
+        "finalizers": finalizers,
+    }});
+    let params = PatchParams {
+        field_manager: Some(manager::OPERATOR.to_owned()),
+        ..PatchParams::default()
+    };
+    match api.patch(&server.name_any(), &params, &Patch::Merge(&patch)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+async fn write(
+    api: &Api<RdsServer>,
+    server: &RdsServer,
+    next: &RdsServerStatus,
+    cx: &Context,
+) -> Result<(), kube::Error> {
+    if server.status.as_ref() == Some(next) {
+        return Ok(());
+    }
+    let patch = json!({
+        "apiVersion": format!("{DOMAIN}/v1alpha1"),
+        "kind": "RdsServer",
+        "metadata": {"name": server.name_any(), "uid": server.metadata.uid},
+        "status": next,
+    });
+    let written = api
+        .patch_status(
+            &server.name_any(),
+            &PatchParams::apply(manager::OPERATOR).force(),
+            &Patch::Apply(&patch),
+        )
+        .await?;
+    let ready = |s: Option<&RdsServerStatus>| {
+        s.and_then(|s| find_condition(&s.conditions, kind::READY))
+            .map(|c| (c.status.clone(), c.reason.clone()))
+    };
+    if ready(server.status.as_ref()) != ready(Some(next))
+        && let Some(c) = find_condition(&next.conditions, kind::READY)
+    {
+        cx.announcer.server(&written, c.status == "True", &c.reason, &c.message);
+    }
+    Ok(())
+}
+
+/// The object that a queue asks to look at.
+pub(super) type Request = ObjectRef<RdsServer>;

@@ -1,0 +1,496 @@
+//! What to do next with one volume: pure, total, without client and clock.
+//!
+//! Invariants: an `Unknown` never leads to a step that removes or makes anything (I17); the format ledger says Blank only
+//! for a disk that carries the nonce recorded before its create (I1, I13); a generation never goes down (D3); no step ends
+//! an export while a holder exists (D4). Deletion is in [`super::deletion`].
+
+use rds_crds::Reason;
+use rds_crds::volume::CreationOutcome;
+
+use crate::routeros::{Bytes, DiskRow, Ownership};
+
+use super::deletion;
+use super::model::{
+    Change, CreationRecord, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step,
+};
+use super::sight::{Place, Sight, Token, token};
+use super::want::Want;
+
+/// The next step for a volume.
+pub(crate) fn decide(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
+    let step = if want.deleting {
+        deletion::decide(want, ledger, seen)
+    } else {
+        live(want, ledger, seen)
+    };
+    match (&seen.server, &step) {
+        (ServerState::Maintenance, Step::Do(_) | Step::Record(_)) => Report {
+            keep: ledger.capacity.is_some(),
+            ..Report::new(
+                Some(false),
+                Reason::Maintenance,
+                "the server is in maintenance: new work waits until spec.maintenance is taken back",
+            )
+        }
+        .rest(Recheck::Slowly),
+        _ => step,
+    }
+}
+
+/// The next step for a volume that is wanted, or whose deletion is blocked.
+pub(super) fn live(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
+    if let ServerState::Unusable(reason, message) = &seen.server {
+        let keep = ledger.capacity.is_some();
+        return Report {
+            keep,
+            ..Report::new(Some(false), *reason, message.clone())
+        }
+        .rest(Recheck::Slowly);
+    }
+    match &ledger.creation {
+        None => begin(want, ledger, seen),
+        Some(record) => match record.outcome {
+            CreationOutcome::Pending => resume(want, ledger, record, seen),
+            CreationOutcome::Refused => match failure(seen) {
+                Some(problem) => refused(problem),
+                None if sight_is_bad(want, seen).is_some() => taken(want, seen),
+                None => begin(want, ledger, seen),
+            },
+            CreationOutcome::Created | CreationOutcome::Adopted => steady(want, ledger, record, seen),
+        },
+    }
+}
+
+/// Nothing was sent yet, or the appliance refused and proved that it did nothing.
+fn begin(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
+    // A generation without a creation: somebody emptied part of the status. Look before anything else.
+    if want.adopt || (ledger.creation.is_none() && ledger.generation.is_some()) {
+        match &seen.sight {
+            Fact::NotRead => return Step::Look,
+            Fact::Unknown(problem) => return retry(problem, ledger),
+            Fact::Known(sight) => match sight.place(want) {
+                Place::Ours(_, tag) => return Step::Record(Change::Recover(tag.generation, tag.nonce.clone())),
+                Place::Free if want.adopt => {
+                    let why = format!(
+                        "there is no disk {} with the file {} to adopt",
+                        want.id.slot, want.id.path
+                    );
+                    return Report::stalled(Reason::Invalid, why).rest(Recheck::Slowly);
+                }
+                Place::FileOnly | Place::Taken(_) if want.adopt => return adoptable(want, sight),
+                Place::Free | Place::FileOnly | Place::Taken(_) => {}
+            },
+        }
+    }
+    match &seen.room {
+        Fact::NotRead => Step::MeasureRoom,
+        Fact::Unknown(problem) => retry(problem, ledger),
+        Fact::Known(room) if *room < want.size => {
+            Report::stalled(Reason::PoolFull, no_room(want.size, *room)).rest(Recheck::Slowly)
+        }
+        Fact::Known(_) => Step::Record(Change::BeginCreation),
+    }
+}
+
+/// An existing disk is bound only with exactly this slot, path and size, and without anybody's tag (I11).
+fn adoptable(want: &Want, sight: &Sight) -> Step {
+    let no = |why: String| Report::stalled(Reason::Taken, why).rest(Recheck::Slowly);
+    let Some(row) = sight.rows.iter().find(|r| r.is_at(&want.id.slot, &want.id.path)) else {
+        let found: Vec<String> = sight
+            .rows
+            .iter()
+            .map(|r| format!("{} with {}", r.slot, r.path.as_deref().unwrap_or("no file")))
+            .collect();
+        let found = if found.is_empty() {
+            "a file without a disk".to_owned()
+        } else {
+            found.join(", ")
+        };
+        return no(format!(
+            "no disk has both the slot {} and the file {}; found: {found}",
+            want.id.slot, want.id.path
+        ));
+    };
+    if row.kind != "file" {
+        return no(format!(
+            "the disk {} is of type {}; only file disks can be adopted",
+            row.slot, row.kind
+        ));
+    }
+    if !matches!(row.owner, Ownership::Untagged) {
+        return no(format!(
+            "the disk {} belongs to {}; take its comment off first if that is wrong",
+            row.slot, row.owner
+        ));
+    }
+    if row.size != Some(want.size) {
+        let size = row
+            .size
+            .map_or_else(|| "an unknown number of".to_owned(), |s| s.to_string());
+        return no(format!(
+            "the disk {} has {size} bytes, spec.capacity says {}: write the exact size",
+            row.slot, want.size
+        ));
+    }
+    if sight.second_row(want).is_some() || sight.nqn_thief(want).is_some() {
+        return no(format!(
+            "another disk uses the file {} or the NQN {}",
+            want.id.path, want.id.nqn
+        ));
+    }
+    Step::Record(Change::BeginAdoption)
+}
+
+/// A create command was recorded; perhaps it was sent, perhaps it ran, perhaps it still will.
+fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
+    let generation = ledger.generation.unwrap_or(crate::routeros::Generation(1));
+    let command = if want.adopt { Mutation::Adopt } else { Mutation::Create };
+    if let Some(problem) = failure(seen).filter(|p| p.unknown) {
+        return retry(problem, ledger);
+    }
+    let sight = match &seen.sight {
+        Fact::NotRead if seen.own_record && seen.last.is_none() => return Step::Do(command),
+        Fact::NotRead => return Step::Look,
+        Fact::Unknown(problem) => return retry(problem, ledger),
+        Fact::Known(sight) => sight,
+    };
+    match sight.place(want) {
+        Place::Ours(row, tag) => match token(tag, generation, &record.nonce) {
+            Token::Current if !exported(want, row) => match failure(seen) {
+                Some(problem) if matches!(seen.last, Some((Mutation::Export, _))) => refused(problem),
+                _ => Step::Do(Mutation::Export),
+            },
+            Token::Current if want.adopt => Step::Record(Change::Adopted),
+            Token::Current => Step::Record(Change::Created),
+            Token::Behind | Token::Ahead | Token::Stranger => {
+                Step::Record(Change::Recover(tag.generation.max(generation), tag.nonce.clone()))
+            }
+        },
+        Place::Free if want.adopt => give_up(want, record, seen),
+        Place::Free => match failure(seen) {
+            // It was free a moment ago and is free now, so whoever had it has gone.
+            Some(problem) if problem.reason == Reason::Taken => retry(problem, ledger),
+            Some(_) => give_up(want, record, seen),
+            // The record is renewed first: the age of the new command counts from now.
+            None => Step::Record(Change::BeginCreation),
+        },
+        Place::FileOnly | Place::Taken(_)
+            if want.adopt && failure(seen).is_none() && matches!(adoptable(want, sight), Step::Record(_)) =>
+        {
+            Step::Do(Mutation::Adopt)
+        }
+        Place::FileOnly | Place::Taken(_) => give_up(want, record, seen),
+    }
+}
+
+/// The appliance shows that nothing of this volume is there and that nothing can be made. Only when no earlier command can
+/// still run is that recorded as refused; until then a deletion waits for it.
+fn give_up(want: &Want, record: &CreationRecord, seen: &Seen) -> Step {
+    let this_pass_only = seen.own_record && !record.earlier_unknown;
+    if this_pass_only || record.may_still_run(seen.now, seen.max_exec_age).is_none() {
+        return Step::Record(Change::CreationRefused);
+    }
+    match failure(seen) {
+        Some(problem) => refused(problem),
+        None => taken(want, seen),
+    }
+}
+
+/// The disk was made once. Keep it as wanted, report what differs, never make it anew.
+fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
+    let generation = ledger.generation.unwrap_or(crate::routeros::Generation(1));
+    let sight = match &seen.sight {
+        // A growth needs no reading first: the command tests token and size on the appliance, and reads back (I15).
+        Fact::NotRead
+            if seen.last.is_none()
+                && ledger.capacity.is_some_and(|have| have < want.size)
+                && ledger.deletion.is_none() =>
+        {
+            match &seen.room {
+                Fact::NotRead => return Step::MeasureRoom,
+                Fact::Known(room) if ledger.capacity.is_some_and(|have| want.size.0 - have.0 <= room.0) => {
+                    return Step::Do(Mutation::Grow);
+                }
+                Fact::Known(_) | Fact::Unknown(_) => return Step::List,
+            }
+        }
+        // After a refusal the listing is old news.
+        Fact::NotRead if seen.last.is_some() => return Step::Look,
+        Fact::NotRead => return Step::List,
+        Fact::Unknown(problem) => {
+            return Report {
+                keep: true,
+                ..Report::new(None, problem.reason, problem.message.clone())
+            }
+            .rest(Recheck::Backoff);
+        }
+        Fact::Known(sight) => sight,
+    };
+    let place = sight.place(want);
+    let (row, tag) = match &place {
+        Place::Ours(row, tag) => (*row, *tag),
+        Place::Free | Place::FileOnly => {
+            let file = if matches!(place, Place::FileOnly) {
+                "; its file is still there"
+            } else {
+                "; its file is gone too"
+            };
+            let why = format!(
+                "the disk {} is gone from the appliance{file}. Restore it by hand with the same slot, file and comment, or restore from backup",
+                want.id.slot
+            );
+            return twice(seen, Deviation::DiskMissing, Report::stalled(Reason::DiskMissing, why));
+        }
+        Place::Taken(why) => {
+            let why = format!(
+                "{why}: nothing is changed there. Put the comment of the disk back as status.disk.comment shows it"
+            );
+            return twice(seen, Deviation::TagLost, Report::stalled(Reason::TagLost, why));
+        }
+    };
+    match token(tag, generation, &record.nonce) {
+        Token::Current => {}
+        // A recorded step that the appliance has not taken yet: a fence, which has its own controller, ..
+        Token::Behind if ledger.fence || ledger.deletion.is_some() => {}
+        // .. or a toggle of the export. It moves the token, so a late one cuts nobody who was admitted since.
+        Token::Behind => return behind(ledger, seen, row),
+        Token::Ahead | Token::Stranger => {
+            return Step::Record(Change::Recover(tag.generation.max(generation), tag.nonce.clone()));
+        }
+    }
+    in_order(want, ledger, seen, sight, row)
+}
+
+/// The record is one toggle ahead of the appliance: take it, unless somebody holds the volume (D4).
+fn behind(ledger: &Ledger, seen: &Seen, row: &DiskRow) -> Step {
+    let report = |reason, why: String| Report {
+        expand_pending: Some((reason, why)),
+        disk: Some(row.clone()),
+        ..Report::new(Some(true), Reason::Available, "")
+    };
+    match (&seen.last, ledger.holders.is_empty()) {
+        (Some((Mutation::Toggle, Some(problem))), _) => {
+            report(problem.reason, problem.message.clone()).rest(Recheck::Backoff)
+        }
+        (_, false) => report(Reason::NeedsDetach, needs_detach(ledger)).rest(Recheck::Slowly),
+        (_, true) => Step::Do(Mutation::Toggle),
+    }
+}
+
+fn needs_detach(ledger: &Ledger) -> String {
+    format!(
+        "this appliance resizes a disk only while its export is off, and {} uses it: stop the pods that use the volume",
+        ledger.holders.join(", ")
+    )
+}
+
+/// The row carries the current token: compare export and size.
+fn in_order(want: &Want, ledger: &Ledger, seen: &Seen, sight: &Sight, row: &DiskRow) -> Step {
+    let drifted = drift(want, ledger, sight, row);
+    let ok = Report {
+        disk: Some(row.clone()),
+        drifted,
+        ..Report::new(Some(true), Reason::Available, "")
+    };
+    if let (Some(measured), Some(known)) = (row.size, ledger.capacity)
+        && measured < known
+    {
+        let why = format!(
+            "the disk {} has {measured} bytes and had {known}: somebody made it smaller. Stop its users and restore from backup",
+            row.slot
+        );
+        return Report {
+            disk: Some(row.clone()),
+            drifted: Some((Reason::Shrunk, why.clone())),
+            ..Report::stalled(Reason::Shrunk, why)
+        }
+        .rest(Recheck::Slowly);
+    }
+    if !exported(want, row) && !ledger.fence && ledger.deletion.is_none() {
+        return lost_export(want, ledger, seen, row);
+    }
+    match row.size {
+        Some(size) if size < want.size => grow(want, ledger, seen, size, ok),
+        _ => ok.rest(Recheck::Later),
+    }
+}
+
+/// Repair needs two observations, no fence in progress and the token of this generation. A renamed export is left alone
+/// while somebody may be connected to it (D4).
+fn lost_export(want: &Want, ledger: &Ledger, seen: &Seen, row: &DiskRow) -> Step {
+    let what = match &row.nqn {
+        Some(nqn) if row.exported => format!(
+            "the disk {} is exported as {nqn} instead of {} on port {}",
+            row.slot, want.id.nqn, want.port
+        ),
+        _ => format!("the disk {} is not exported", row.slot),
+    };
+    let report = |reason, why: String| Report {
+        disk: Some(row.clone()),
+        drifted: Some((Reason::ExportLost, why.clone())),
+        ..Report::new(Some(false), reason, why)
+    };
+    if row.exported && !ledger.holders.is_empty() {
+        return report(
+            Reason::ExportLost,
+            format!(
+                "{what}; held by {}: stop the pods that use it, then it is repaired",
+                ledger.holders.join(", ")
+            ),
+        )
+        .rest(Recheck::Slowly);
+    }
+    if let Some(problem) = failure(seen).filter(|_| matches!(seen.last, Some((Mutation::Export, _)))) {
+        return report(
+            problem.reason,
+            format!("{what}; the repair failed: {}", problem.message),
+        )
+        .rest(Recheck::Backoff);
+    }
+    if seen.seen_before == Some(Deviation::ExportLost) {
+        return Step::Do(Mutation::Export);
+    }
+    let mut report = report(
+        Reason::ExportLost,
+        format!("{what}; seen once, repaired when seen again"),
+    );
+    report.deviation = Some(Deviation::ExportLost);
+    report.rest(Recheck::In(SECOND_LOOK))
+}
+
+/// Seconds between the two observations that a conclusion needs.
+pub(crate) const SECOND_LOOK: std::time::Duration = std::time::Duration::from_secs(3);
+
+fn grow(want: &Want, ledger: &Ledger, seen: &Seen, size: Bytes, ok: Report) -> Step {
+    let pending = |reason, why: String, again| {
+        Report {
+            expand_pending: Some((reason, why)),
+            ..ok.clone()
+        }
+        .rest(again)
+    };
+    match &seen.last {
+        Some((Mutation::Grow | Mutation::Toggle, Some(problem))) => {
+            let again = if problem.unknown {
+                Recheck::Backoff
+            } else {
+                Recheck::Slowly
+            };
+            return pending(problem.reason, problem.message.clone(), again);
+        }
+        Some((Mutation::Grow, None)) if ledger.holders.is_empty() => return Step::Record(Change::BeginToggle),
+        Some((Mutation::Grow, None)) => return pending(Reason::NeedsDetach, needs_detach(ledger), Recheck::Slowly),
+        Some((Mutation::Toggle, None)) => {
+            let why = format!("the disk kept its size of {size} bytes after growing and toggling the export");
+            return pending(Reason::Refused, why, Recheck::Slowly);
+        }
+        Some(_) | None => {}
+    }
+    let more = Bytes(want.size.0 - size.0);
+    match &seen.room {
+        Fact::NotRead => Step::MeasureRoom,
+        Fact::Unknown(problem) => pending(problem.reason, problem.message.clone(), Recheck::Backoff),
+        Fact::Known(room) if *room < more => pending(Reason::PoolFull, no_room(more, *room), Recheck::Slowly),
+        Fact::Known(_) => Step::Do(Mutation::Grow),
+    }
+}
+
+/// Whether the row is exported as wanted.
+pub(super) fn exported(want: &Want, row: &DiskRow) -> bool {
+    row.exported && row.nqn.as_deref() == Some(want.id.nqn.as_str()) && row.port.is_none_or(|port| port == want.port)
+}
+
+/// What differs from what we made, beside export and size.
+fn drift(want: &Want, ledger: &Ledger, sight: &Sight, row: &DiskRow) -> Option<(Reason, String)> {
+    let mut all = Vec::new();
+    if let Some(other) = sight.second_row(want) {
+        all.push(format!(
+            "the disk {} uses the same file: two disks over one file destroy it, remove that one",
+            other.slot
+        ));
+    }
+    if let Some(other) = sight.nqn_thief(want) {
+        all.push(format!("the disk {} exports the same NQN", other.slot));
+    }
+    if row.mount_filesystem == Some(true) {
+        all.push("mount-filesystem is on: RouterOS may mount the guest's filesystem; set it to no".to_owned());
+    }
+    if row.shared {
+        all.push("SMB, NFS or media sharing is on: switch it off".to_owned());
+    }
+    if row.disabled {
+        all.push("the disk is disabled: enable it".to_owned());
+    }
+    if let (Some(measured), Some(known)) = (row.size, ledger.capacity)
+        && measured > known
+        && measured > want.size
+    {
+        all.push(format!(
+            "the disk grew to {measured} bytes, more than spec.capacity asks for"
+        ));
+    }
+    (!all.is_empty()).then(|| (Reason::EditedByOthers, all.join("; ")))
+}
+
+fn twice(seen: &Seen, deviation: Deviation, report: Report) -> Step {
+    if seen.seen_before == Some(deviation) {
+        let drifted = Some((report.reason, report.message.clone()));
+        return Report {
+            drifted,
+            deviation: Some(deviation),
+            ..report
+        }
+        .rest(Recheck::Slowly);
+    }
+    // Once is no proof: another administrator may be in the middle of something.
+    Report {
+        keep: true,
+        stalled: false,
+        deviation: Some(deviation),
+        ..report
+    }
+    .rest(Recheck::In(SECOND_LOOK))
+}
+
+/// The problem of the last step on the appliance.
+pub(super) fn failure(seen: &Seen) -> Option<&Problem> {
+    seen.last.as_ref().and_then(|(_, problem)| problem.as_ref())
+}
+
+fn sight_is_bad(want: &Want, seen: &Seen) -> Option<String> {
+    match &seen.sight {
+        Fact::Known(sight) => match sight.place(want) {
+            Place::FileOnly => Some(format!("the file {} exists and belongs to no disk", want.id.path)),
+            Place::Taken(why) => Some(why),
+            Place::Free | Place::Ours(..) => None,
+        },
+        Fact::NotRead | Fact::Unknown(_) => None,
+    }
+}
+
+fn taken(want: &Want, seen: &Seen) -> Step {
+    let why = sight_is_bad(want, seen).unwrap_or_default();
+    let message = format!(
+        "{why}. Nothing was changed: give the volume another name, slot or path, or remove what is in the way if it is yours"
+    );
+    Report::stalled(Reason::Taken, message).rest(Recheck::Slowly)
+}
+
+fn refused(problem: &Problem) -> Step {
+    Report::stalled(problem.reason, problem.message.clone()).rest(Recheck::Slowly)
+}
+
+/// Something that may pass: say so and come again. The status of a volume that works already is left alone.
+pub(super) fn retry(problem: &Problem, ledger: &Ledger) -> Step {
+    Report {
+        keep: ledger.capacity.is_some(),
+        ..Report::new(Some(false), problem.reason, problem.message.clone())
+    }
+    .rest(Recheck::Backoff)
+}
+
+fn no_room(need: Bytes, room: Bytes) -> String {
+    format!(
+        "the pool has room for {room} bytes and {need} are needed: free space, lower spec.limits.reserved or raise overcommitPercent of the server"
+    )
+}

@@ -1,0 +1,31 @@
+//! The controller of RdsVolume: creation, export, growth, deletion, retention, adoption, repair, drift.
+//!
+//! [`decide`] says what to do next and is pure; [`reconcile`] observes, asks it, and does it. `sight` reads what the
+//! appliance showed, `record` changes what the status remembers, `status` says it to people.
+
+mod act;
+mod api;
+mod controller;
+mod decide;
+mod deletion;
+mod model;
+mod problem;
+mod reconcile;
+mod record;
+mod sight;
+mod status;
+mod want;
+
+pub(crate) use controller::{Trigger, run};
+pub(crate) use model::Change;
+pub(crate) use problem::reason;
+pub(crate) use reconcile::{Context, Memory};
+
+/// Names of all mutating steps, for the crash test.
+pub(crate) fn steps() -> Vec<&'static str> {
+    let mut all = vec!["add-finalizer"];
+    all.extend(model::Change::NAMES);
+    all.extend(model::Mutation::ALL.map(model::Mutation::name));
+    all.extend(["apply-status", "drop-finalizer"]);
+    all
+}

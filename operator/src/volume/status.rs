@@ -1,0 +1,156 @@
+//! From a [`Report`] to the status that people and GitOps tools read: kstatus conditions and one plain line.
+//!
+//! Names only the fields that server-side apply owns, never those of [`rds_crds::volume::CAS_STATUS_FIELDS`].
+
+use jiff::Timestamp;
+use rds_crds::condition::{Saying, clear_condition, kind, set_condition};
+use rds_crds::volume::{DiskFacts, RdsVolumeStatus};
+use rds_crds::{RdsVolume, Reason, Size};
+
+use super::decide::exported;
+use super::model::Report;
+use super::want::Want;
+
+/// The part of the status that server-side apply owns, as it should be now. `want` is absent when the spec cannot be read.
+pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, now: Timestamp) -> RdsVolumeStatus {
+    let old = volume.status.clone().unwrap_or_default();
+    let generation = volume.metadata.generation;
+    let mut conditions = old.conditions.clone();
+    let mut say = |kind: &str, status: Option<bool>, reason: Reason, message: &str| {
+        set_condition(
+            &mut conditions,
+            Saying {
+                kind,
+                status,
+                reason: reason.as_str(),
+                message: message.to_owned(),
+            },
+            generation,
+            now,
+        );
+    };
+    let disk = report.disk.as_ref();
+    if !report.keep {
+        let ready_message = if report.message.is_empty() {
+            "the disk is exported"
+        } else {
+            report.message.as_str()
+        };
+        say(kind::READY, report.ready, report.reason, ready_message);
+        if let (Some(row), Some(want)) = (disk, want) {
+            say(
+                kind::PROVISIONED,
+                Some(true),
+                Reason::Available,
+                "the disk exists and carries this volume's tag",
+            );
+            match exported(want, row) {
+                true => say(
+                    kind::EXPORTED,
+                    Some(true),
+                    Reason::Available,
+                    "exported under status.nqn",
+                ),
+                false => say(kind::EXPORTED, Some(false), Reason::ExportLost, &report.message),
+            }
+        } else if report.reason == Reason::DiskMissing {
+            say(kind::PROVISIONED, Some(false), report.reason, &report.message);
+            say(kind::EXPORTED, Some(false), report.reason, &report.message);
+        }
+        if report.stalled {
+            say(kind::STALLED, Some(true), report.reason, &report.message);
+        }
+    }
+    for (kind, said) in [
+        (kind::DRIFTED, &report.drifted),
+        (kind::EXPAND_PENDING, &report.expand_pending),
+        (kind::DELETION_BLOCKED, &report.deletion_blocked),
+    ] {
+        if let Some((reason, message)) = said {
+            say(kind, Some(true), *reason, message);
+        }
+    }
+    if !report.keep {
+        if !report.stalled {
+            clear_condition(&mut conditions, kind::STALLED);
+        }
+        for (kind, said) in [
+            (kind::DRIFTED, &report.drifted),
+            (kind::EXPAND_PENDING, &report.expand_pending),
+        ] {
+            if said.is_none() {
+                clear_condition(&mut conditions, kind);
+            }
+        }
+    }
+    if report.deletion_blocked.is_none() {
+        clear_condition(&mut conditions, kind::DELETION_BLOCKED);
+    }
+    let measured = disk.and_then(|row| row.size).map(|size| Size(size.0));
+    let identity = |new: Option<String>, old: Option<String>| new.or(old);
+    let holders: Vec<&str> = old.holders.iter().map(|h| h.node.as_str()).collect();
+    let mut status = RdsVolumeStatus {
+        observed_generation: if report.keep {
+            old.observed_generation
+        } else {
+            generation
+        },
+        conditions,
+        // A smaller disk is an alarm, not a new measure: the last good size stays (I15).
+        capacity: measured.max(old.capacity),
+        slot: identity(want.map(|w| w.id.slot.to_string()), old.slot),
+        path: identity(want.map(|w| w.id.path.to_string()), old.path),
+        nqn: identity(want.map(|w| w.id.nqn.to_string()), old.nqn),
+        address: identity(want.map(|w| w.address.clone()), old.address),
+        port: want.map(|w| w.port).or(old.port),
+        nodes: (!holders.is_empty()).then(|| holders.join(",")),
+        claim: identity(want.map(|w| w.label.clone()).filter(|l| !l.is_empty()), old.claim),
+        disk: disk
+            .map(|row| DiskFacts {
+                comment: row.owner.tag().map(ToString::to_string),
+                exported: Some(row.exported),
+                mount_filesystem: row.mount_filesystem,
+            })
+            .or(old.disk),
+        migration: old.migration,
+        circuit_breaker: old.circuit_breaker,
+        ..RdsVolumeStatus::default()
+    };
+    status.explain = Some(explain(volume, &status, report));
+    status
+}
+
+/// One plain line: what is wanted, what is seen, what blocks, what happens next.
+fn explain(volume: &RdsVolume, status: &RdsVolumeStatus, report: &Report) -> String {
+    let seen = match status.capacity {
+        Some(size) if size == volume.spec.capacity => format!("{size} on {}", volume.spec.server),
+        Some(size) => format!("{size} on {}, wanted {}", volume.spec.server, volume.spec.capacity),
+        None => format!("no disk yet on {}, wanted {}", volume.spec.server, volume.spec.capacity),
+    };
+    let blocks = [&report.deletion_blocked, &report.expand_pending, &report.drifted]
+        .into_iter()
+        .flatten()
+        .next();
+    match blocks {
+        Some((_, message)) => format!("{seen}; {message}"),
+        None if report.message.is_empty() && report.ready == Some(true) => format!("{seen}, exported; nothing to do"),
+        None => format!("{seen}; {}", report.message),
+    }
+}
+
+/// Whether the applied fields of the stored status differ from these.
+pub(crate) fn differs(volume: &RdsVolume, new: &RdsVolumeStatus) -> bool {
+    let Some(old) = volume.status.as_ref() else { return true };
+    let stripped = RdsVolumeStatus {
+        creation: None,
+        export_generation: None,
+        holders: Vec::new(),
+        holders_unknown_since: None,
+        fence: None,
+        fenced: Vec::new(),
+        format: None,
+        deletion: None,
+        ..old.clone()
+    };
+    stripped != *new
+}
