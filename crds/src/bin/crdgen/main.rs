@@ -13,9 +13,9 @@ use serde_json::Value;
 const HEADER: &str = "# Generated from crds/src by `make generate`. Do not edit.\n";
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the crate is not in a workspace")?;
+    // Cargo says where the crate is now; where it was compiled may be another checkout.
+    let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    let root = Path::new(&here).parent().context("the crate is not in a workspace")?;
     let check = match std::env::args().nth(1).as_deref() {
         None => false,
         Some("--check") => true,
