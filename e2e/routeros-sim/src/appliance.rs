@@ -1,0 +1,157 @@
+//! The appliance without its wires: state, knobs, faults, log and users, shared by SSH and the control interface.
+
+use crate::faults::{Fault, FaultKind, Faults};
+use crate::interp::{Console, Outcome, Overrides, run_line};
+use crate::knobs::Knobs;
+use crate::log::Log;
+use crate::state::State;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// A user and what the group allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Login name.
+    pub name: String,
+    /// Policies of the group: `ssh`, `read`, `write`, `test`, …
+    pub policies: BTreeSet<String>,
+}
+
+impl Account {
+    /// A user with these policies.
+    pub fn new(name: &str, policies: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            policies: policies.iter().map(|p| (*p).to_owned()).collect(),
+        }
+    }
+
+    /// A user who may do everything.
+    pub fn admin() -> Self {
+        Self::new(
+            "admin",
+            &["ssh", "read", "write", "test", "policy", "reboot", "ftp", "sensitive"],
+        )
+    }
+
+    /// The group that the operator's documentation asks for.
+    pub fn operator(name: &str) -> Self {
+        Self::new(name, &["ssh", "read", "write", "test"])
+    }
+
+    /// Whether the group has a policy.
+    pub fn may(&self, policy: &str) -> bool {
+        self.policies.contains(policy)
+    }
+}
+
+/// The shared appliance.
+#[derive(Debug)]
+pub struct Appliance {
+    state: Mutex<State>,
+    knobs: RwLock<Arc<Knobs>>,
+    faults: Mutex<Faults>,
+    /// Every command.
+    pub log: Log,
+    /// Rings when the state changed and should be saved.
+    pub(crate) changed: Notify,
+    /// Rings when the appliance shall reboot.
+    pub(crate) reboot: Notify,
+    /// Whether knob `down` is set.
+    pub(crate) down: watch::Sender<bool>,
+}
+
+impl Appliance {
+    /// An appliance in that state.
+    pub fn new(state: State, knobs: Knobs, log: Log) -> Self {
+        let (down, _) = watch::channel(knobs.down);
+        Self {
+            state: Mutex::new(state),
+            knobs: RwLock::new(Arc::new(knobs)),
+            faults: Mutex::default(),
+            log,
+            changed: Notify::new(),
+            reboot: Notify::new(),
+            down,
+        }
+    }
+
+    /// The state, locked.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The knobs as they are now.
+    pub fn knobs(&self) -> Arc<Knobs> {
+        self.knobs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Turns knobs.
+    pub fn change_knobs(&self, f: impl FnOnce(&mut Knobs)) {
+        let mut guard = self.knobs.write().unwrap_or_else(PoisonError::into_inner);
+        let mut knobs = Knobs::clone(&guard);
+        f(&mut knobs);
+        let down = knobs.down;
+        *guard = Arc::new(knobs);
+        drop(guard);
+        self.down.send_if_modified(|d| std::mem::replace(d, down) != down);
+    }
+
+    /// Adds a fault.
+    ///
+    /// # Errors
+    /// When its pattern is no regular expression.
+    pub fn add_fault(&self, fault: Fault) -> Result<(), regex::Error> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).add(fault)
+    }
+
+    /// Faults in force.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).list()
+    }
+
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The fault that hits this command, if any.
+    pub fn take_fault(&self, command: &str) -> Option<FaultKind> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).take(command)
+    }
+
+    /// Says that the state changed.
+    pub(crate) fn touch(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Asks for a reboot.
+    pub(crate) fn request_reboot(&self) {
+        self.reboot.notify_one();
+    }
+
+    /// What a reboot does to the state: exports go, and come back later; everything that is configured stays.
+    pub(crate) fn restart(&self) {
+        let knobs = self.knobs();
+        let mut state = self.state();
+        state.started = Instant::now();
+        state.globals.clear();
+        state.exports_from = Some(Instant::now() + Duration::from_millis(knobs.reboot_ms + knobs.exports_after_ms));
+        let ids: Vec<u32> = state
+            .disks
+            .iter()
+            .filter(|d| !d.export.sessions.is_empty())
+            .map(|d| d.id)
+            .collect();
+        for id in ids {
+            state.disks.update(id, |d| d.export.sessions.clear());
+        }
+    }
+
+    /// Runs a line and gives what it prints. Blocks during `:delay`.
+    pub fn run(&self, user: &Account, line: &str, console: &mut Console, overrides: Overrides) -> Outcome {
+        run_line(self, user, line, overrides, console)
+    }
+}
