@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod crash;
+pub mod csi;
 mod events;
 pub mod health;
 pub mod leader;

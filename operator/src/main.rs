@@ -1,3 +1,138 @@
-//! The operator's process.
+//! The operator's process: puts the parts together, and takes them apart in order.
+//!
+//! telemetry -> API client -> watch caches -> leader and reconcilers -> CSI server -> health. Nothing here waits for the
+//! API server or an appliance at start (B80): what is not there yet shows in /readyz, Probe and conditions.
 
-fn main() {}
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use kube::Client;
+use rds_operator::config::Config;
+use rds_operator::csi::{Csi, Settings, socket};
+use rds_operator::health::{self, Health};
+use rds_operator::leader::{self, Setup};
+use rds_operator::routeros::RouterosMetrics;
+use rds_operator::shutdown::{self, Stage};
+use rds_operator::telemetry::{self, Telemetry};
+use rds_operator::world::World;
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+#[derive(Parser)]
+#[command(version, about = "Reconciles RDS storage and serves the CSI Controller")]
+struct Cli {
+    #[command(flatten)]
+    config: Config,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prints the mutating steps of a volume's life, one a line, for the crash test.
+    #[command(hide = true)]
+    Steps,
+}
+
+fn main() -> ExitCode {
+    let Cli { config, command } = Cli::parse();
+    if let Some(Command::Steps) = command {
+        rds_operator::crash::steps()
+            .into_iter()
+            .for_each(|step| println!("{step}"));
+        return ExitCode::SUCCESS;
+    }
+    telemetry::start_log(config.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            error!(error = telemetry::chain(&e), "cannot start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(config)).unwrap_or_else(|e| {
+        error!(error = telemetry::chain(e.as_ref()), "the operator ends");
+        ExitCode::FAILURE
+    });
+    // Whatever is stuck must not outlive the decision to exit (R2).
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let telemetry = Telemetry::new()?;
+    let health = Health::default();
+    let (mut csi, mut work, mut base) = (
+        Stage::new("csi"),
+        Stage::new("reconcilers"),
+        Stage::new("watches and health"),
+    );
+
+    let metrics_listener = TcpListener::bind(config.metrics_address)
+        .await
+        .with_context(|| format!("cannot listen on {}, change --metrics-address", config.metrics_address))?;
+    let metrics_address = metrics_listener.local_addr()?;
+    let (probe, series, stop) = (health.clone(), telemetry.clone(), base.stop());
+    base.spawn("health server", async move {
+        Ok(health::serve(metrics_listener, probe, series, stop).await?)
+    });
+
+    let (client, lease_client) = clients(config.lease_grace).await?;
+    let (world, loops) = World::new(client, &health, &telemetry, &base.stop());
+    for (name, watch) in loops {
+        base.spawn(name, watch);
+    }
+
+    let metrics = RouterosMetrics::new(telemetry.registry())?;
+    let setup = Setup {
+        world: world.clone(),
+        config: Arc::new(config.clone()),
+        metrics,
+        lease_client,
+    };
+    work.spawn("leader", leader::run(setup, work.stop()));
+
+    let served = health.readiness("CSI socket");
+    let listener = socket::bind(config.endpoint.path())?;
+    let settings = Settings {
+        driver_name: config.driver_name.clone(),
+        call_timeout: config.call_timeout,
+    };
+    let (services, series, stop) = (Csi::new(world.clone(), settings), telemetry.clone(), csi.stop());
+    csi.spawn("CSI server", async move {
+        Ok(services.serve(listener, series, stop).await?)
+    });
+    served.set(true);
+
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = "controller",
+        driver = config.driver_name,
+        endpoint = %config.endpoint,
+        %metrics_address,
+        namespace = config.namespace,
+        identity = config.identity(),
+        "started"
+    );
+    let mut stages = [csi, work, base];
+    let code = shutdown::run(&mut stages, &world.closing, config.shutdown_timeout).await?;
+    // The next process replaces a stale socket too; this spares sidecars a connection to nobody.
+    let _ = std::fs::remove_file(config.endpoint.path());
+    Ok(code)
+}
+
+/// The client for everything, and one for the Lease alone, which gives up sooner than a Lease is lost.
+async fn clients(lease_grace: Duration) -> anyhow::Result<(Client, Client)> {
+    let inferred = kube::Config::infer()
+        .await
+        .context("no way to the API server, set KUBECONFIG or run in a pod")?;
+    let mut impatient = inferred.clone();
+    let patience = (lease_grace / 2).max(Duration::from_secs(1));
+    impatient.connect_timeout = Some(patience);
+    impatient.read_timeout = Some(patience);
+    impatient.write_timeout = Some(patience);
+    Ok((Client::try_from(inferred)?, Client::try_from(impatient)?))
+}

@@ -5,7 +5,7 @@
 
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-    core::{Collector, Desc},
+    core::{Collector as _, Desc},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -92,9 +92,10 @@ impl Telemetry {
         })
     }
 
-    /// Adds a series of another module.
-    pub fn register(&self, series: impl Collector + 'static) -> prometheus::Result<()> {
-        self.registry.register(Box::new(series))
+    /// The registry, for the series of other modules.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// All series in the text format of Prometheus.

@@ -1,0 +1,287 @@
+//! CreateVolume: write the RdsVolume, wait until it is ready.
+//!
+//! Idempotent by name. A refusal that nothing can change is answered only after the object that this call made is gone
+//! (by UID), so that a final code never leaves anything behind.
+
+use csi_proto::csi::v1::{CreateVolumeRequest, CreateVolumeResponse, TopologyRequirement};
+use kube::api::PostParams;
+use kube::{Resource, ResourceExt};
+use rds_crds::condition::{find_condition, is_true, kind};
+use rds_crds::identity::volume_name;
+use rds_crds::names::{FINALIZER, LABEL_MADE_BY, MADE_BY_CSI, manager};
+use rds_crds::volume::{DeletionPolicy, VolumeMode};
+use rds_crds::{RdsServer, RdsVolume, RdsVolumeSpec};
+use tokio::time::Instant;
+
+use super::capability::Capabilities;
+use super::failure::{Failure, Verdict, verdict};
+use super::parameters::Parameters;
+use super::size::Range;
+use super::{Csi, context, is_code, placement, rpc};
+
+/// Longest CSI name: that of the schema.
+const NAME_MAX: usize = 256;
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) name: String,
+    request_name: Option<String>,
+    range: Range,
+    capabilities: Capabilities,
+    parameters: Parameters,
+    topology: Option<TopologyRequirement>,
+}
+
+impl TryFrom<CreateVolumeRequest> for Wanted {
+    type Error = Failure;
+
+    fn try_from(request: CreateVolumeRequest) -> Result<Self, Failure> {
+        if request.name.is_empty() {
+            return Err(Failure::Invalid("name is empty: say the name of the volume".into()));
+        }
+        if request.name.len() > NAME_MAX {
+            return Err(Failure::Invalid(format!(
+                "name has {} bytes: give one of at most {NAME_MAX}",
+                request.name.len()
+            )));
+        }
+        let capabilities = Capabilities::parse(&request.volume_capabilities)?;
+        if request.volume_content_source.is_some() {
+            return Err(Failure::Invalid(
+                "volumes from a snapshot or another volume are not supported yet: create an empty one and copy the data"
+                    .into(),
+            ));
+        }
+        if let Some(key) = request.mutable_parameters.keys().min() {
+            return Err(Failure::Invalid(format!(
+                "mutable parameter `{}` is not supported: remove the VolumeAttributesClass",
+                key.escape_debug()
+            )));
+        }
+        let name = volume_name(&request.name);
+        let mut parameters = Parameters::parse(&request.parameters)?;
+        parameters.fs_type = match (capabilities.mode, capabilities.fs_type, parameters.fs_type) {
+            (VolumeMode::Block, _, _) => None,
+            (VolumeMode::Filesystem, asked, given) => asked.or(given),
+        };
+        Ok(Self {
+            request_name: (name != request.name).then_some(request.name),
+            name,
+            range: Range::for_creation(request.capacity_range.as_ref())?,
+            capabilities,
+            parameters,
+            topology: request.accessibility_requirements,
+        })
+    }
+}
+
+impl Wanted {
+    /// The object that asks for it. The finalizer is there from the start: that saves a write and a gap.
+    fn object(&self, server: &RdsServer) -> Result<RdsVolume, Failure> {
+        let parameters = &self.parameters;
+        placement::check(parameters, server)?;
+        let identity = placement::identity(&self.name, parameters, server)?;
+        let block = self.capabilities.mode == VolumeMode::Block;
+        let mut volume = RdsVolume::new(
+            &self.name,
+            RdsVolumeSpec {
+                server: server.name_any(),
+                capacity: self.range.size,
+                slot: Some(identity.slot),
+                path: Some(identity.path),
+                nqn: Some(identity.nqn),
+                request_name: self.request_name.clone(),
+                volume_mode: Some(self.capabilities.mode),
+                access_modes: self.capabilities.access.clone(),
+                fs_type: (!block).then(|| parameters.fs_type.unwrap_or_default()),
+                mkfs_options: if block {
+                    Vec::new()
+                } else {
+                    parameters.mkfs_options.clone()
+                },
+                mount_options: self.capabilities.mount_options.clone(),
+                connection: parameters.connection.clone(),
+                migration_timeout_seconds: parameters.migration_timeout_seconds,
+                migration_policy: parameters.migration_policy,
+                circuit_breaker: None,
+                deletion_policy: Some(DeletionPolicy::Delete),
+                source: None,
+                adopt: None,
+                claim: parameters.claim.clone(),
+            },
+        );
+        volume
+            .labels_mut()
+            .insert(LABEL_MADE_BY.to_owned(), MADE_BY_CSI.to_owned());
+        volume.finalizers_mut().push(FINALIZER.to_owned());
+        Ok(volume)
+    }
+
+    /// How an existing volume of this name differs from what is asked, in words.
+    fn difference(&self, existing: &RdsVolume, wanted: &RdsVolume) -> Option<String> {
+        let (has, asks) = (&existing.spec, &wanted.spec);
+        if !self.range.fits(has.capacity) {
+            return Some(format!("its size is {}, not {}", has.capacity, asks.capacity));
+        }
+        // What follows from the server alone may have moved since with the server's spec: only what was said counts.
+        let said = &self.parameters;
+        let checks = [
+            ("requestName", has.request_name == asks.request_name),
+            ("server", has.server == asks.server),
+            (
+                "volumeMode",
+                has.volume_mode.unwrap_or_default() == asks.volume_mode.unwrap_or_default(),
+            ),
+            ("accessModes", has.access_modes == asks.access_modes),
+            (
+                "fsType",
+                has.fs_type.unwrap_or_default() == asks.fs_type.unwrap_or_default(),
+            ),
+            ("mkfsOptions", has.mkfs_options == asks.mkfs_options),
+            ("mountOptions", has.mount_options == asks.mount_options),
+            ("connection", has.connection == asks.connection),
+            (
+                "migrationTimeoutSeconds",
+                has.migration_timeout_seconds == asks.migration_timeout_seconds,
+            ),
+            ("migrationPolicy", has.migration_policy == asks.migration_policy),
+            ("volumePath", said.volume_path.is_none() || has.path == asks.path),
+            ("nqnPrefix", said.nqn_prefix.is_none() || has.nqn == asks.nqn),
+            ("source", has.source.is_none() && !has.adopt.unwrap_or_default()),
+        ];
+        let differs: Vec<_> = checks
+            .into_iter()
+            .filter(|(_, same)| !same)
+            .map(|(what, _)| what)
+            .collect();
+        (!differs.is_empty()).then(|| format!("it differs in {}", differs.join(", ")))
+    }
+}
+
+/// What is seen of the volume while waiting.
+#[derive(Debug, PartialEq)]
+pub(super) enum Seen {
+    Ready,
+    Failed(Failure),
+    Refused(Failure),
+    Gone,
+}
+
+/// Pure: what the status says to a CreateVolume that waits. `None` is: wait on.
+pub(super) fn judge(volume: &RdsVolume) -> Option<Seen> {
+    let name = volume.name_any();
+    if volume.meta().deletion_timestamp.is_some() {
+        return Some(Seen::Failed(going(&name)));
+    }
+    let status = volume.status.as_ref()?;
+    let generation = volume.meta().generation;
+    let current = |observed: Option<i64>| observed.zip(generation).is_some_and(|(seen, is)| seen >= is);
+    let now = |kind| find_condition(&status.conditions, kind).filter(|c| current(c.observed_generation));
+    if is_true(&status.conditions, kind::READY) && now(kind::READY).is_some() && status.capacity.is_some() {
+        return Some(Seen::Ready);
+    }
+    // Only a stalled volume has been refused for good: a mere "not ready" may still turn out to be our own disk.
+    let said = now(kind::STALLED).filter(|c| c.status == "True")?;
+    let text = |how: &str| format!("volume {name} cannot be made: {}; {how}", said.message);
+    match verdict(&said.reason) {
+        Verdict::Full => Some(Seen::Refused(Failure::Full(text("free or add space, or ask for less")))),
+        Verdict::Taken => Some(Seen::Refused(Failure::Conflict(text(
+            "rename or remove what is in the way on the appliance",
+        )))),
+        Verdict::Invalid => Some(Seen::Refused(Failure::Invalid(text(
+            "correct the StorageClass or the claim",
+        )))),
+        Verdict::Retry => Some(Seen::Failed(Failure::Unavailable(text(
+            "it goes on by itself once that is put right",
+        )))),
+        Verdict::Wait => None,
+    }
+}
+
+fn going(name: &str) -> Failure {
+    Failure::Busy(format!(
+        "a volume named {name} is still being deleted: wait until it is gone, then call again"
+    ))
+}
+
+impl Csi {
+    pub(super) async fn create(&self, wanted: Wanted, deadline: Instant) -> Result<CreateVolumeResponse, Failure> {
+        let name = wanted.name.clone();
+        rpc::about(&name);
+        self.synced()?;
+        let _guard = self.in_flight.enter(&name)?;
+        let server = placement::server_name(&wanted.parameters, &self.world.servers.all())?;
+        let server = self.server(&server).await?;
+        let topology = placement::topology(&server, wanted.topology.as_ref())?;
+        let object = wanted.object(&server)?;
+
+        let made = self.find_or_create(&object).await?;
+        if made.meta().deletion_timestamp.is_some() {
+            return Err(going(&name));
+        }
+        if let Some(difference) = wanted.difference(&made, &object) {
+            return Err(Failure::Conflict(format!(
+                "volume {name} exists already and {difference}: delete it first, or ask for the same"
+            )));
+        }
+        let uid = made.uid().unwrap_or_default();
+        let mut there = false;
+        let mut ready = None;
+        let seen = self
+            .world
+            .wait_for_volume(&name, &uid, deadline, |volume| {
+                let Some(volume) = volume else {
+                    // Not in the cache yet, or no longer.
+                    return there.then_some(Seen::Gone);
+                };
+                there = true;
+                let seen = judge(volume);
+                if seen == Some(Seen::Ready) {
+                    ready = Some(volume.clone());
+                }
+                seen
+            })
+            .await
+            .map_err(|ended| self.unfinished(&name, "ready", ended))?;
+        match seen {
+            Seen::Ready => {}
+            Seen::Failed(failure) => return Err(failure),
+            Seen::Gone => {
+                return Err(Failure::Busy(format!(
+                    "volume {name} was deleted while it was made: call again"
+                )));
+            }
+            Seen::Refused(failure) => {
+                // Final only once nothing is left; whatever prevents that makes it retryable.
+                let gone = self.remove(&name, &uid, deadline).await;
+                return Err(gone.err().map_or(failure.clone(), |left| {
+                    Failure::Busy(format!("{failure}; what was begun is not cleaned up yet: {left}"))
+                }));
+            }
+        }
+        let volume = ready.unwrap_or(made);
+        Ok(CreateVolumeResponse {
+            volume: Some(context::volume(&volume, Some(&server), topology)),
+        })
+    }
+
+    async fn find_or_create(&self, object: &RdsVolume) -> Result<RdsVolume, Failure> {
+        let name = object.name_any();
+        if let Some(existing) = self.world.volumes.get(&name) {
+            return Ok((*existing).clone());
+        }
+        let parameters = PostParams {
+            field_manager: Some(manager::CSI.to_owned()),
+            dry_run: false,
+        };
+        match self.volumes().create(&parameters, object).await {
+            Ok(made) => Ok(made),
+            Err(e) if is_code(&e, 409) => self
+                .live(&name)
+                .await?
+                .ok_or_else(|| Failure::Busy(format!("volume {name} has just gone: call again"))),
+            Err(e) => Err(Failure::api(&format!("create RdsVolume {name}"), &e)),
+        }
+    }
+}

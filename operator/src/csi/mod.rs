@@ -1,0 +1,173 @@
+//! CSI Identity and Controller on a unix socket.
+//!
+//! Each call is: validate, take the volume's guard, write a custom resource, wait for its status, map the error. Nothing
+//! here talks to an appliance, and nothing is remembered between calls: any replica can serve, and a crash loses nothing.
+
+pub mod call;
+pub mod capability;
+pub mod context;
+mod controller;
+mod create;
+mod delete;
+mod expand;
+pub mod failure;
+mod identity;
+pub mod parameters;
+pub mod placement;
+mod query;
+pub mod rpc;
+pub mod size;
+pub mod socket;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use csi_proto::csi::v1::controller_server::ControllerServer;
+use csi_proto::csi::v1::identity_server::IdentityServer;
+use kube::{Api, Error};
+use rds_crds::condition::{find_condition, kind};
+use rds_crds::{RdsServer, RdsVolume};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use self::call::InFlight;
+use self::failure::Failure;
+use crate::telemetry::Telemetry;
+use crate::world::{WaitEnded, World};
+
+/// Largest message, as in the Go driver: a page of 500 volumes is well below.
+const MESSAGE_MAX: usize = 16 << 20;
+
+/// Settings of the services.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the driver.
+    pub driver_name: String,
+    /// How long a call without a deadline may wait.
+    pub call_timeout: Duration,
+}
+
+/// The services; clones share everything.
+#[derive(Clone)]
+pub struct Csi {
+    world: World,
+    settings: Arc<Settings>,
+    in_flight: InFlight,
+}
+
+impl Csi {
+    /// Services on that view of the world.
+    #[must_use]
+    pub fn new(world: World, settings: Settings) -> Self {
+        Self {
+            world,
+            settings: Arc::new(settings),
+            in_flight: InFlight::default(),
+        }
+    }
+
+    /// Serves until `stop`, then stops accepting and finishes what is under way (R3, B79).
+    pub async fn serve(
+        self,
+        listener: UnixListener,
+        telemetry: Telemetry,
+        stop: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let identity = IdentityServer::new(self.clone()).max_decoding_message_size(MESSAGE_MAX);
+        let controller = ControllerServer::new(self).max_decoding_message_size(MESSAGE_MAX);
+        tonic::transport::Server::builder()
+            .layer(rpc::Metered(telemetry))
+            .add_service(identity)
+            .add_service(controller)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
+            .await
+    }
+
+    fn volumes(&self) -> Api<RdsVolume> {
+        Api::all(self.world.client.clone())
+    }
+
+    /// A fresh read. `None` is proof that there is no such volume.
+    async fn live(&self, name: &str) -> Result<Option<RdsVolume>, Failure> {
+        if !could_be_a_name(name) {
+            return Ok(None);
+        }
+        let what = format!("read RdsVolume {name}");
+        self.volumes().get_opt(name).await.map_err(|e| Failure::api(&what, &e))
+    }
+
+    /// The server of that name: from the cache, else by a fresh read.
+    async fn server(&self, name: &str) -> Result<Arc<RdsServer>, Failure> {
+        if let Some(server) = self.world.servers.get(name) {
+            return Ok(server);
+        }
+        let api: Api<RdsServer> = Api::all(self.world.client.clone());
+        match api.get_opt(name).await {
+            Ok(Some(server)) => Ok(Arc::new(server)),
+            Ok(None) => Err(Failure::Invalid(format!(
+                "RdsServer `{name}` does not exist: create it, or name another one with StorageClass parameter `server`"
+            ))),
+            Err(e) => Err(Failure::api(&format!("read RdsServer {name}"), &e)),
+        }
+    }
+
+    fn synced(&self) -> Result<(), Failure> {
+        if self.world.is_synced() {
+            return Ok(());
+        }
+        Err(Failure::Unavailable(
+            "the caches of this process are not filled yet: call again, and check the API server if this lasts".into(),
+        ))
+    }
+
+    /// What to answer when a wait for the volume ended without success; `doing` completes "volume x is not ...".
+    fn unfinished(&self, name: &str, doing: &str, ended: WaitEnded) -> Failure {
+        if ended == WaitEnded::Closing {
+            return Failure::Unavailable(format!(
+                "this process is shutting down while volume {name} is not {doing} yet: call again, it goes on where it is"
+            ));
+        }
+        let volume = self.world.volumes.get(name);
+        let server = volume.as_ref().and_then(|v| self.world.servers.get(&v.spec.server));
+        let seen = volume.as_deref().and_then(explanation);
+        let text = format!(
+            "volume {name} is not {doing} yet ({}): call again, it goes on where it is",
+            seen.as_deref()
+                .unwrap_or("nothing was reported so far; check that an operator holds the Lease")
+        );
+        let reachable = server.as_deref().and_then(|s| s.status.as_ref());
+        let conditions = reachable.map(|s| s.conditions.as_slice()).unwrap_or_default();
+        let down = find_condition(conditions, kind::REACHABLE).is_some_and(|c| c.status == "False");
+        if down {
+            Failure::Unavailable(text)
+        } else {
+            Failure::Pending(text)
+        }
+    }
+}
+
+/// What the volume's status says of itself, for people.
+fn explanation(volume: &RdsVolume) -> Option<String> {
+    let status = volume.status.as_ref()?;
+    let of = |kind| find_condition(&status.conditions, kind).map(|c| format!("{}: {}", c.reason, c.message));
+    if volume.metadata.deletion_timestamp.is_some()
+        && let Some(blocked) = of(kind::DELETION_BLOCKED)
+    {
+        return Some(blocked);
+    }
+    of(kind::STALLED)
+        .or_else(|| of(kind::EXPAND_PENDING))
+        .or_else(|| status.explain.clone())
+        .or_else(|| of(kind::READY))
+}
+
+/// Whether an object of that name can exist at all: otherwise the API server need not be asked, nor be given the text.
+fn could_be_a_name(name: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    !name.is_empty() && name.len() <= 63 && name.chars().all(inner) && !name.starts_with(['-', '.'])
+}
+
+fn is_code(error: &Error, code: u16) -> bool {
+    matches!(error, Error::Api(status) if status.code == code)
+}
