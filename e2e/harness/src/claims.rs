@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use rds_crds::{RdsVolume, Size};
 use serde_json::{Value, json};
 
+use crate::lab::DRIVER;
 use crate::{Lab, wait_until};
 
 /// How long anything may take that needs a handful of commands on the appliance.
@@ -32,6 +33,19 @@ impl Lab {
     /// The API of RdsVolumes.
     pub fn volumes(&self) -> Api<RdsVolume> {
         Api::all(self.cluster.client())
+    }
+
+    /// Makes a StorageClass on an RdsServer, with whatever else is in `more`.
+    pub async fn class(&self, name: &str, server: &str, more: Value) -> Result<()> {
+        let mut class = json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+            "provisioner": DRIVER, "reclaimPolicy": "Delete", "allowVolumeExpansion": true,
+            "volumeBindingMode": "Immediate", "parameters": {"server": server},
+        });
+        if let (Some(class), Value::Object(more)) = (class.as_object_mut(), more) {
+            class.extend(more);
+        }
+        self.kubectl().apply(&class).await.map(drop)
     }
 
     /// Makes a claim on a StorageClass.

@@ -50,13 +50,18 @@ impl Identity for Noop {
         &self,
         _: Request<csi::GetPluginCapabilitiesRequest>,
     ) -> Answer<csi::GetPluginCapabilitiesResponse> {
-        use csi::plugin_capability::{Service, Type, service};
+        use csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
         let controller = Type::Service(Service {
             r#type: service::Type::ControllerService.into(),
         });
-        let capabilities = vec![csi::PluginCapability {
-            r#type: Some(controller),
-        }];
+        let expansion = Type::VolumeExpansion(VolumeExpansion {
+            r#type: volume_expansion::Type::Online.into(),
+        });
+        let offered = [controller, expansion];
+        let capabilities = offered
+            .into_iter()
+            .map(|kind| csi::PluginCapability { r#type: Some(kind) })
+            .collect();
         Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
     }
 
@@ -104,6 +109,7 @@ impl Controller for Noop {
             rpc::Type::CreateDeleteVolume,
             rpc::Type::ListVolumes,
             rpc::Type::GetCapacity,
+            rpc::Type::ExpandVolume,
         ];
         let capability = |kind: rpc::Type| csi::ControllerServiceCapability {
             r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })),
@@ -119,6 +125,20 @@ impl Controller for Noop {
         }))
     }
 
+    async fn controller_expand_volume(
+        &self,
+        request: Request<csi::ControllerExpandVolumeRequest>,
+    ) -> Answer<csi::ControllerExpandVolumeResponse> {
+        let capacity_bytes = request
+            .into_inner()
+            .capacity_range
+            .map_or(0, |range| range.required_bytes);
+        Ok(Response::new(csi::ControllerExpandVolumeResponse {
+            capacity_bytes,
+            node_expansion_required: false,
+        }))
+    }
+
     not_advertised! {
         list_volumes(ListVolumesRequest) -> ListVolumesResponse;
         controller_publish_volume(ControllerPublishVolumeRequest) -> ControllerPublishVolumeResponse;
@@ -128,7 +148,6 @@ impl Controller for Noop {
         delete_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse;
         list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse;
         get_snapshot(GetSnapshotRequest) -> GetSnapshotResponse;
-        controller_expand_volume(ControllerExpandVolumeRequest) -> ControllerExpandVolumeResponse;
         controller_get_volume(ControllerGetVolumeRequest) -> ControllerGetVolumeResponse;
         controller_modify_volume(ControllerModifyVolumeRequest) -> ControllerModifyVolumeResponse;
     }

@@ -1,7 +1,8 @@
 //! The harness itself: a control plane comes up, gives tokens with the rights of a ServiceAccount and no more, and goes away.
 
 use anyhow::{Result, ensure};
-use e2e::Cluster;
+use e2e::lab::{DRIVER, Options};
+use e2e::{Cluster, Lab, noop, replica};
 use serde_json::json;
 
 #[test]
@@ -33,5 +34,43 @@ fn a_control_plane_starts_and_serves_each_component_with_its_own_rights() -> Res
             "kubectl does not see the server"
         );
         cluster.alive()
+    })
+}
+
+#[test]
+fn the_shipped_sidecars_run_with_the_shipped_flags_and_rights() -> Result<()> {
+    e2e::run(async {
+        let lab = Lab::start(
+            "sidecars",
+            &Options {
+                replicas: 0,
+                ..Options::default()
+            },
+        )
+        .await?;
+        let socket = lab.short("noop.sock");
+        noop::serve(DRIVER, &socket)?;
+        let mut running = Vec::new();
+        for name in e2e::lab::SIDECARS {
+            running.push(replica::sidecar(&lab.cluster, &lab.manifests, name, "noop-0", &socket, "noop").await?);
+        }
+        lab.class("noop", "noop", json!({})).await?;
+        lab.claim("noop", "noop", "1Gi").await?;
+        lab.bound("noop").await?;
+        lab.resize("noop", "2Gi").await?;
+        lab.grown("noop", "2Gi").await?;
+        for sidecar in &running {
+            ensure!(
+                sidecar.starts() == 1,
+                "a sidecar ended and was started again: {}",
+                sidecar.tail(10)
+            );
+            ensure!(
+                !sidecar.tail(1000).contains("forbidden"),
+                "a right is missing: {}",
+                sidecar.tail(1000)
+            );
+        }
+        Ok(())
     })
 }
