@@ -1,0 +1,61 @@
+//! `make bench`: measures what the operator costs, prints a table, writes `target/bench/report.json` as name: value.
+//!
+//! Nothing is asserted on time: numbers are to be read. `BENCH=burst` runs only the parts whose name contains the word;
+//! `BENCH_VOLUMES=1000` lowers the largest number of idle volumes.
+
+mod audit;
+mod burst;
+mod idle;
+mod single;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use anyhow::{Context, Result};
+use e2e::tools;
+
+/// Numbers by name; later parts add theirs beside them.
+pub(crate) type Report = BTreeMap<String, f64>;
+
+type Part = (&'static str, fn() -> Pin<Box<dyn Future<Output = Result<Report>>>>);
+
+const PARTS: [Part; 3] = [
+    ("single", || Box::pin(single::measure())),
+    ("burst", || Box::pin(burst::measure())),
+    ("idle", || Box::pin(idle::measure())),
+];
+
+fn main() -> Result<()> {
+    let only = std::env::var("BENCH").unwrap_or_default();
+    let path = tools::target()?.join("bench/report.json");
+    let mut report = Report::new();
+    for (name, part) in PARTS.iter().filter(|(name, _)| name.contains(&only)) {
+        eprintln!("== {name}");
+        let numbers = e2e::run(part()).with_context(|| format!("measure {name}"))?;
+        report.extend(numbers);
+        // After each part: a failure of a later one shall not cost what was measured.
+        std::fs::create_dir_all(path.parent().context("a path with a folder")?)?;
+        std::fs::write(&path, serde_json::to_string_pretty(&report)?)?;
+    }
+    println!("{:<34} {:>12}", "name", "value");
+    for (name, value) in &report {
+        println!("{name:<34} {value:>12.2}");
+    }
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// The value below which `share` of the sorted samples lie.
+pub(crate) fn quantile(samples: &mut [f64], share: f64) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let last = samples.len().saturating_sub(1);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
+    let at = (last as f64 * share).ceil() as usize;
+    samples.get(at).copied().unwrap_or_default()
+}
