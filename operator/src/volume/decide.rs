@@ -171,6 +171,7 @@ fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
             // It was free a moment ago and is free now, so whoever had it has gone.
             Some(problem) if problem.reason == Reason::Taken => retry(problem, ledger),
             Some(_) => give_up(want, record, seen),
+            None if seen.own_record => Step::Do(Mutation::Create),
             // The record is renewed first: the age of the new command counts from now.
             None => Step::Record(Change::BeginCreation),
         },

@@ -14,6 +14,10 @@ mod reconcile;
 mod record;
 mod sight;
 mod status;
+#[cfg(test)]
+mod testbed;
+#[cfg(test)]
+mod tests;
 mod want;
 
 pub(crate) use controller::{Trigger, run};
