@@ -115,6 +115,8 @@ pub struct RdsVolumeSpec {
     pub fs_type: Option<FsType>,
     /// Further arguments of mkfs, one a word. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(validation = Rule::new("self.all(word, !(word in ['-f', '-F', '--force']))").message("mkfsOptions may not hold -f, -F or --force: a filesystem is never made over data. Remove it"))]
+    #[x_kube(validation = Rule::new("self.all(word, word.matches('^[A-Za-z0-9_=.:,^+%-]+$'))").message("mkfsOptions are words of letters, digits and _-=.:,^+% only, one list item a word"))]
     #[schemars(length(max = 16), inner(length(max = 128)))]
     pub mkfs_options: Vec<String>,
     /// Mount options. Default: none.

@@ -60,3 +60,61 @@ fn policies_and_code_agree_on_names() {
     }
     assert!(policies.contains(&format!("['{}'] == '{}'", names::LABEL_MADE_BY, names::MADE_BY_CSI)));
 }
+
+/// Whoever reads `B42` in a test finds out what it means.
+#[test]
+fn every_number_that_is_cited_is_explained() {
+    let page = include_str!("../../docs/requirements.md");
+    // The checkout that is tested, wherever it was compiled.
+    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
+    let root = std::path::Path::new(&here).parent().expect("a workspace");
+    let mut folders: Vec<_> = ["crds", "operator", "node-agent", "proto", "e2e", "config"]
+        .map(|f| root.join(f))
+        .into();
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)
+            .expect("a folder")
+            .map(|e| e.expect("an entry").path())
+        {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|e| e == "rs" || e == "yaml") {
+                let text = std::fs::read_to_string(&entry).unwrap_or_default();
+                for number in numbers(&text) {
+                    seen += 1;
+                    let line = format!("| {number} | ");
+                    assert!(
+                        page.contains(&line),
+                        "{} cites {number}: add it to docs/requirements.md",
+                        entry.display()
+                    );
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} citations found: the search is broken");
+}
+
+/// `(R8)`, `B42:`, `fn i18_..`; not the `B8` of a hash or the `I1` within a word.
+fn numbers(text: &str) -> Vec<String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split(|c: char| !word(c))
+        .filter_map(|word| {
+            let number = word
+                .split('_')
+                .next()
+                .filter(|head| *head == word || word.len() > head.len() + 1)?;
+            let digits = number
+                .strip_prefix(['R', 'B', 'I', 'D', 'K'])
+                .filter(|_| number == word)
+                .or_else(|| {
+                    number
+                        .strip_prefix(['r', 'b', 'i', 'd', 'k'])
+                        .filter(|_| number != word)
+                })?;
+            let known = (1..=2).contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_digit());
+            known.then(|| number.to_ascii_uppercase())
+        })
+        .collect()
+}
