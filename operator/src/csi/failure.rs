@@ -79,22 +79,21 @@ impl Failure {
     /// An error of the API server while doing `what`. Whether a write happened is not known unless the server refused it.
     #[must_use]
     pub fn api(what: &str, error: &Error) -> Self {
-        let text = crate::telemetry::chain(error);
-        match error {
-            Error::Api(status) if status.code == 422 => Self::Invalid(format!(
-                "the API server refused to {what}: {}; correct the request",
-                status.message
+        let (code, said) = if let Error::Api(status) = error {
+            (status.code, status.message.clone())
+        } else {
+            (0, crate::telemetry::chain(error))
+        };
+        match code {
+            422 => Self::Invalid(format!("the API server refused to {what}: {said}; correct the request")),
+            409 => Self::Busy(format!(
+                "cannot {what} as the object has just changed: {said}; call again"
             )),
-            Error::Api(status) if status.code == 409 => Self::Busy(format!(
-                "cannot {what} as the object has just changed: {}; call again",
-                status.message
-            )),
-            Error::Api(status) if status.code == 403 => Self::Unavailable(format!(
-                "the API server does not allow to {what}: {}; check the RBAC of the operator's service account",
-                status.message
+            403 => Self::Unavailable(format!(
+                "the API server does not allow to {what}: {said}; check the RBAC of the operator's service account"
             )),
             _ => Self::Unavailable(format!(
-                "cannot {what}: {text}; check the API server, the call is retried"
+                "cannot {what}: {said}; check the API server, the call is retried"
             )),
         }
     }

@@ -18,6 +18,8 @@ mod query;
 pub mod rpc;
 pub mod size;
 pub mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

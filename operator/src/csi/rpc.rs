@@ -147,10 +147,10 @@ impl Drop for Running {
                 .observe(seconds);
         }
         let changes = matches!(self.operation, Some(o) if !matches!(o, "validate" | "list" | "capacity"));
-        match self.code {
-            Code::Ok if changes => info!(seconds, "call answered"),
-            Code::Ok => debug!(seconds, "call answered"),
-            _ => warn!(code, seconds, reason = self.message, "call failed"),
+        match (self.code == Code::Ok, changes) {
+            (true, true) => info!(seconds, "call answered"),
+            (true, false) => debug!(seconds, "call answered"),
+            (false, _) => warn!(code, seconds, reason = self.message, "call failed"),
         }
     }
 }
