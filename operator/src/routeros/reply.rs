@@ -33,9 +33,7 @@ impl Answer {
     pub(crate) fn read(stdout: &[u8], nonce: &ExecNonce) -> Self {
         let text = String::from_utf8_lossy(stdout);
         // RouterOS ends lines with CRLF; a CR alone is how a terminal repaints.
-        let lines = text
-            .split(['\n', '\r'])
-            .map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>());
+        let lines = text.split(['\n', '\r']).map(printable);
         let mut sections: Vec<Option<Vec<String>>> = vec![None; BEGIN.len()];
         let mut open: Option<(usize, Vec<String>)> = None;
         let (mut done, mut stopped, mut failure) = (false, None::<String>, None::<String>);
@@ -97,6 +95,20 @@ impl Answer {
             parse(&trimmed).or_else(|_| parse(&raw)).map_err(|_| first)
         })
     }
+}
+
+/// The line without control characters and terminal sequences (`ESC [ .. letter`).
+fn printable(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '\u{1b}' && chars.next_if_eq(&'[').is_some() {
+            while chars.next().is_some_and(|c| !('@'..='~').contains(&c)) {}
+        } else if !c.is_control() {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// `<kind>-<nonce>` at the start of a line, and what follows.
@@ -215,6 +227,7 @@ mod tests {
     #[case::padded("     \r\n")]
     #[case::blank_lines("\r\n\r\n  \r\n")]
     #[case::controls("\u{7}\u{1b}\r\n\u{0}")]
+    #[case::terminal("\u{1b}[m\r\n\u{1b}[1;31m\u{7}")]
     fn line_ends_and_control_characters_do_not_matter(#[case] eol: &str) {
         let text = ["b0-", "X", "e0-", "ok-"].map(|l| if l == "X" { JSON.to_owned() } else { format!("{l}{N}") });
         let answer = Answer::read(text.join(eol).as_bytes(), &nonce());
