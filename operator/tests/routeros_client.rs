@@ -1,4 +1,5 @@
 //! The client against a scripted transport: what each reply makes of each command.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};

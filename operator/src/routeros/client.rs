@@ -132,16 +132,7 @@ impl Client {
         self.check_version()?;
         let id = Identity::from(id);
         let nonce = ExecNonce::random();
-        let line = Script::default()
-            .code(":onerror e in={ ")
-            .then(look::script(&id, &nonce))
-            .code("; ")
-            .mark("ok", &nonce)
-            .code(" } do={ ")
-            .mark_error(&nonce)
-            .code("; ")
-            .mark("end", &nonce)
-            .code(" }");
+        let line = Script::judged(&nonce, look::script(&id, &nonce).code("; "), Script::default());
         self.read(command, line, nonce, move |answer, _| look::read(&id, answer))
             .await
     }

@@ -85,12 +85,19 @@ impl Script {
         self
     }
 
-    /// `:put "err-<nonce> $e"`: proof that the script ran and stopped, with the appliance's words.
-    pub(crate) fn mark_error(mut self, nonce: &ExecNonce) -> Self {
-        self.line.push_str(":put \"err-");
-        self.line.push_str(&nonce.0);
-        self.line.push_str(" $e\"");
-        self
+    /// Runs `body` (each statement ending in `; `), then `report`, and says in its last line how `body` ended: `ok-<nonce>`, or
+    /// `err-<nonce>` and the appliance's words. The verdict is the last thing printed, so what came before it is complete.
+    pub(crate) fn judged(nonce: &ExecNonce, body: Script, report: Script) -> Self {
+        let set = |kind: &str, words: &str| format!(":set rdsEnd \"{kind}-{nonce}{words}\" ");
+        let mut script = Self::default()
+            .code("{ :local rdsEnd \"\"; :onerror e in={ ")
+            .then(body);
+        script.line.push_str(&set("ok", ""));
+        script = script.code("} do={ ");
+        script.line.push_str(&set("err", " $e"));
+        script = script.code("}; ").then(report);
+        let separator = if script.line.ends_with("; ") { "" } else { "; " };
+        script.code(separator).code(":put $rdsEnd }")
     }
 
     fn quoted(mut self, what: &'static str, before: &'static str, value: &str, allowed: fn(char) -> bool) -> Self {

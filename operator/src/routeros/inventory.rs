@@ -70,22 +70,14 @@ pub(crate) fn script(base: &DiskPath, nonce: &ExecNonce) -> Script {
     let plain = |code: &'static str| Script::default().code(code);
     // Unanchored: anchors and escapes in patterns over file names do not work on every version. The reader checks the names.
     let files = plain("/file/print detail as-value where name~").contains(base.file_name());
-    Script::default()
-        .code(":onerror e in={ ")
-        .then(section(0, nonce, plain("/system/resource/print as-value")))
+    let report = section(0, nonce, plain("/system/resource/print as-value"))
         .code("; ")
         .then(section(1, nonce, plain("/system/package/print as-value")))
         .code("; ")
         .then(section(2, nonce, plain("/disk/print detail as-value")))
         .code("; ")
-        .then(section(3, nonce, files))
-        .code("; ")
-        .mark("ok", nonce)
-        .code(" } do={ ")
-        .mark_error(nonce)
-        .code("; ")
-        .mark("end", nonce)
-        .code(" }")
+        .then(section(3, nonce, files));
+    Script::judged(nonce, report.code("; "), Script::default())
 }
 
 /// Reads the listing; every section must be whole.

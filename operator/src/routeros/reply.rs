@@ -50,9 +50,9 @@ impl Answer {
                 {
                     sections[i] = Some(payload);
                 }
-            } else if kind == "ok" || kind == "end" {
+            } else if kind == "ok" {
                 open = None;
-                done |= kind == "ok";
+                done = true;
                 in_error = false;
             } else if kind == "err" {
                 open = None;
@@ -242,7 +242,7 @@ mod tests {
             Verdict::Done | Verdict::Unknown(_) => None,
         };
         assert_eq!(
-            stopped(&format!("err-{N} failure: no\r\nspace left\r\nend-{N}")).as_deref(),
+            stopped(&format!("err-{N} failure: no\r\nspace left\r\n\r\n")).as_deref(),
             Some("failure: no space left")
         );
         assert_eq!(stopped(&format!("err-{N}\r\n")).as_deref(), Some(""));

@@ -189,6 +189,10 @@ async fn run(session: &Session, line: &str, reply: &mut Reply) -> Result<(), ::o
         Ok(status) => reply.exit = status.code(),
         // The crate turns 127 into an error; to us it is a status like any other.
         Err(::openssh::Error::Remote(_)) => reply.exit = Some(127),
+        // No status: the habit of some server, or the end of the connection. Only our own ssh process can tell.
+        Err(::openssh::Error::RemoteProcessTerminated) => {
+            session.check().await.map_err(|_| ::openssh::Error::Disconnected)?;
+        }
         Err(error) => return Err(error),
     }
     Ok(())

@@ -69,13 +69,21 @@ impl Command for Grow {
                 Err(cx.refused_by_guard(&self.guard, words, look))
             }
             Outcome::Stopped(words, look) => {
-                let size = look.row().and_then(|r| r.size);
-                let missing = Bytes(self.to.0.saturating_sub(size.map_or(0, |s| s.0)));
-                match cx.pool_full(missing, &look) {
-                    // Nothing changed: the row was read back with a size below the wanted one.
-                    Some(full) if size.is_some_and(|s| s < self.to) && !is_permission(&words) => Err(full),
-                    Some(_) | None => Err(cx.refused_by_guard(&self.guard, words, look)),
-                }
+                // Nothing changed if the row is still ours and still smaller than wanted.
+                let size = look
+                    .row_of(&self.guard.tag)
+                    .and_then(|r| r.size)
+                    .filter(|size| *size < self.to);
+                let Some(size) = size.filter(|_| !is_permission(&words)) else {
+                    return Err(cx.refused(words, look));
+                };
+                let (server, command) = (cx.server.clone(), cx.command.clone());
+                let full = cx.pool_full(Bytes(self.to.0 - size.0), &look);
+                Err(full.unwrap_or(RdsError::Rejected {
+                    server,
+                    command,
+                    reply: words,
+                }))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The mutating commands: each builds its line with the one encoder, and judges what came back. Pure; the client runs them.
 //!
-//! Each is ONE exec of the shape `:onerror e in={ guard; change; read back; :put ok } do={ :put err $e; read back; :put end }`: the
-//! guard is tested on the appliance in the same line, so a late or doubled execution changes nothing (D1).
+//! Each is ONE exec of the shape `{ :onerror e in={ guard; change; ok } do={ err $e }; read back; :put verdict }`: the guard is tested
+//! on the appliance in the same line, so a late or doubled execution changes nothing (D1).
 
 mod adopt;
 mod create;
@@ -249,20 +249,7 @@ pub(crate) trait Command {
 
 /// The whole line of a command.
 pub(crate) fn line(command: &impl Command, nonce: &ExecNonce) -> Script {
-    let read_back = look::script(&command.identity(), nonce);
-    Script::default()
-        .code(":onerror e in={ ")
-        .then(command.body())
-        .then(read_back.clone())
-        .code("; ")
-        .mark("ok", nonce)
-        .code(" } do={ ")
-        .mark_error(nonce)
-        .code("; ")
-        .then(read_back)
-        .code("; ")
-        .mark("end", nonce)
-        .code(" }")
+    Script::judged(nonce, command.body(), look::script(&command.identity(), nonce))
 }
 
 /// The exported row that `create`, `export`, `toggle_export` and `adopt` must read back.

@@ -52,7 +52,7 @@ fn create_is_one_guarded_line() {
         file = file
     );
     let expected = [
-        ":onerror e in={ ".to_owned(),
+        r#"{ :local rdsEnd ""; :onerror e in={ "#.to_owned(),
         r#":if ([:len [/disk/find where slot="pvc-1"]] != 0) do={ :error "rds-slot" }; "#.to_owned(),
         format!(r#":if ([:len [/disk/find where {naming}]] != 0) do={{ :error "rds-path" }}; "#),
         format!(r#":if ([:len [/file/find where {file}]] != 0) do={{ :error "rds-file" }}; "#),
@@ -63,7 +63,8 @@ fn create_is_one_guarded_line() {
         format!(r#":if ([:len [/disk/find where {naming}]] = 0) do={{ /file/remove [/file/find where {file}] }}; :error "rds-mangled" }}; "#),
         format!(r#"/disk/set [/disk/find where {at} && comment~"^{fixed}"] mount-filesystem=no smb-sharing=no nfs-sharing=no media-sharing=no"#),
         r#" nvme-tcp-server-port=4420 nvme-tcp-server-nqn="nqn.2026-01.io.x:pvc-1" nvme-tcp-export=yes; "#.to_owned(),
-        format!(r#"{look}; :put "ok-7777777777777777" }} do={{ :put "err-7777777777777777 $e"; {look}; :put "end-7777777777777777" }}"#),
+        r#":set rdsEnd "ok-7777777777777777" } do={ :set rdsEnd "err-7777777777777777 $e" }; "#.to_owned(),
+        format!("{look}; :put $rdsEnd }}"),
     ]
     .concat();
     assert_eq!(text(&create()), expected);
@@ -94,7 +95,7 @@ fn d1_every_change_of_an_existing_disk_is_guarded_by_slot_path_and_token() {
         text(&Release { guard: guard() }),
     ];
     let bind = format!(
-        r#":onerror e in={{ :local rdsIds [/disk/find where slot="pvc-1" && (file-path="/raid10/csi/pvc-1.img" || file-path="raid10/csi/pvc-1.img") && comment~"^{}"]; :if ([:len $rdsIds] != 1) do={{ :error "rds-guard" }}; "#,
+        r#"{{ :local rdsEnd ""; :onerror e in={{ :local rdsIds [/disk/find where slot="pvc-1" && (file-path="/raid10/csi/pvc-1.img" || file-path="raid10/csi/pvc-1.img") && comment~"^{}"]; :if ([:len $rdsIds] != 1) do={{ :error "rds-guard" }}; "#,
         guard().tag.fixed()
     );
     for line in lines {
