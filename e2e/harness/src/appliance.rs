@@ -186,6 +186,20 @@ impl Appliance {
         free.unwrap_or_default()
     }
 
+    /// Fills the pool with something that is not ours, up to this many free bytes.
+    pub fn leave_free(&self, bytes: u64) {
+        let free = self.free();
+        self.sim.edit(|state| {
+            let pool = state.pool_of(BASE_PATH.trim_start_matches('/')).map(|pool| pool.id);
+            let Some(id) = pool else { return };
+            state.disks.update(id, |disk| {
+                if let Some(pool) = &mut disk.pool {
+                    pool.foreign = (pool.foreign + free).saturating_sub(bytes);
+                }
+            });
+        });
+    }
+
     /// An error that names what is left, if anything is.
     pub fn assert_empty(&self) -> Result<()> {
         let (disks, files) = (self.disks(), self.images());
@@ -366,7 +380,10 @@ fn show(command: &str, reply: &str, milliseconds: f64) {
         "  ssh> one command of {} bytes, done in {milliseconds:.0} ms:",
         command.len()
     );
-    for statement in command.split("; ") {
+    // Behind the first sentinel comes the reading back, the same in every command.
+    let (changing, _) = command.split_once("; :put \"b0-").unwrap_or((command, ""));
+    for statement in changing.split("; ") {
         println!("  ssh>   {statement}");
     }
+    println!("  ssh>   .. and reads disk and file back");
 }
