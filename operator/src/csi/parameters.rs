@@ -404,5 +404,10 @@ mod tests {
         for key in KEYS {
             assert!(text.contains(&format!("`{key}`")), "docs/parameters.md lacks {key}");
         }
+        // The StorageClass that ships explains all that a person may write.
+        let class = include_str!("../../../config/storage/rds-nvme.yaml");
+        for key in KEYS.iter().filter(|key| !key.contains("/pv")) {
+            assert!(class.contains(key), "config/storage/rds-nvme.yaml lacks {key}");
+        }
     }
 }
