@@ -99,19 +99,26 @@ impl Csi {
         self.volumes().get_opt(name).await.map_err(|e| Failure::api(&what, &e))
     }
 
-    /// The server of that name: from the cache, else by a fresh read.
-    async fn server(&self, name: &str) -> Result<Arc<RdsServer>, Failure> {
+    /// The server of that name: from the cache, else by a fresh read. `None` is proof that there is none.
+    async fn find_server(&self, name: &str) -> Result<Option<Arc<RdsServer>>, Failure> {
         if let Some(server) = self.world.servers.get(name) {
-            return Ok(server);
+            return Ok(Some(server));
         }
         let api: Api<RdsServer> = Api::all(self.world.client.clone());
-        match api.get_opt(name).await {
-            Ok(Some(server)) => Ok(Arc::new(server)),
-            Ok(None) => Err(Failure::Invalid(format!(
+        let found = api
+            .get_opt(name)
+            .await
+            .map_err(|e| Failure::api(&format!("read RdsServer {name}"), &e))?;
+        Ok(found.map(Arc::new))
+    }
+
+    /// The server of that name, which has to exist.
+    async fn server(&self, name: &str) -> Result<Arc<RdsServer>, Failure> {
+        self.find_server(name).await?.ok_or_else(|| {
+            Failure::Invalid(format!(
                 "RdsServer `{name}` does not exist: create it, or name another one with StorageClass parameter `server`"
-            ))),
-            Err(e) => Err(Failure::api(&format!("read RdsServer {name}"), &e)),
-        }
+            ))
+        })
     }
 
     fn synced(&self) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use csi_proto::csi::v1 as csi;
 use kube::ResourceExt;
 use rds_crds::RdsVolume;
+use tracing::warn;
 
 use super::capability::Capabilities;
 use super::failure::Failure;
@@ -95,7 +96,14 @@ impl Csi {
         }
         let parameters = Parameters::parse(&request.parameters)?;
         let name = placement::server_name(&parameters, &self.world.servers.all())?;
-        let server = self.server(&name).await?;
+        let Some(server) = self.find_server(&name).await? else {
+            // Nothing can be made there, and that is an answer: the scheduler looks elsewhere.
+            warn!(
+                server = name,
+                "capacity of an RdsServer that does not exist was asked for"
+            );
+            return Ok(told(0));
+        };
         placement::check(&parameters, &server)?;
         let elsewhere = server.spec.topology.as_ref().zip(request.accessible_topology.as_ref());
         let available = if elsewhere.is_some_and(|(has, asked)| !placement::reaches(has, &asked.segments)) {
@@ -110,12 +118,16 @@ impl Csi {
             })?;
             seen.bytes()
         };
-        let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        Ok(csi::GetCapacityResponse {
-            available_capacity: bytes(available),
-            maximum_volume_size: Some(bytes(available.min(size::MAX.bytes()))),
-            minimum_volume_size: Some(bytes(size::MIN.bytes())),
-        })
+        Ok(told(available))
+    }
+}
+
+fn told(available: u64) -> csi::GetCapacityResponse {
+    let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    csi::GetCapacityResponse {
+        available_capacity: bytes(available),
+        maximum_volume_size: Some(bytes(available.min(size::MAX.bytes()))),
+        minimum_volume_size: Some(bytes(size::MIN.bytes())),
     }
 }
 
