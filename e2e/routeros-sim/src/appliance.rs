@@ -6,6 +6,7 @@ use crate::knobs::Knobs;
 use crate::log::Log;
 use crate::state::State;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -55,6 +56,7 @@ pub struct Appliance {
     faults: Mutex<Faults>,
     /// Every command.
     pub log: Log,
+    stopped: AtomicBool,
     /// Rings when the state changed and should be saved.
     pub(crate) changed: Notify,
     /// Rings when the appliance shall reboot.
@@ -72,6 +74,7 @@ impl Appliance {
             knobs: RwLock::new(Arc::new(knobs)),
             faults: Mutex::default(),
             log,
+            stopped: AtomicBool::new(false),
             changed: Notify::new(),
             reboot: Notify::new(),
             down,
@@ -120,6 +123,16 @@ impl Appliance {
     /// The fault that hits this command, if any.
     pub fn take_fault(&self, command: &str) -> Option<FaultKind> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).take(command)
+    }
+
+    /// Whether commands that wait shall give up.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Ends commands that wait.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Says that the state changed.

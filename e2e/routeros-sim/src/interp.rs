@@ -13,7 +13,7 @@ use crate::state::State;
 use crate::value::{Value, infer, parse_time};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What one line did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,9 +125,18 @@ impl<'a> Interp<'a> {
 
     /// Lets other commands run for a while.
     pub(crate) fn pause(&mut self, time: Duration) {
-        if !time.is_zero() {
-            self.guard = None;
-            std::thread::sleep(time);
+        if time.is_zero() {
+            return;
+        }
+        self.guard = None;
+        // In slices, so that a simulator that ends is not held up.
+        let end = Instant::now() + time;
+        while !self.appliance.is_stopped() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(20)));
         }
     }
 

@@ -179,9 +179,9 @@ pub struct Knobs {
     pub pad_lines: bool,
     /// An empty line behind everything that `print` prints.
     pub blank_last_line: bool,
-    /// Width at which `print` wraps; 0 never wraps.
+    /// Columns of the terminal that `print` thinks it has; 0 never wraps.
     pub width: usize,
-    /// Wrap at exactly `width`, inside tokens.
+    /// Wrap inside tokens, as a narrow console does.
     pub break_inside_tokens: bool,
     /// `print` without match prints `Flags:` instead of nothing.
     pub legend_without_match: bool,

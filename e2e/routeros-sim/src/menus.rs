@@ -28,6 +28,7 @@ impl Menu {
             Self::DiskSettings
             | Self::BtrfsFilesystem
             | Self::File
+            | Self::Root
             | Self::System
             | Self::Resource
             | Self::Package
@@ -70,7 +71,7 @@ impl Menu {
                 ("vrf", false),
                 ("max-sessions", false),
             ],
-            Self::System | Self::Resource | Self::Identity | Self::Clock | Self::DiskSettings => &[],
+            Self::Root | Self::System | Self::Resource | Self::Identity | Self::Clock | Self::DiskSettings => &[],
         }
     }
 }
@@ -80,10 +81,12 @@ impl Interp<'_> {
         self.permit(menu, verb)?;
         let args = Args(&c.args);
         match (menu, verb) {
-            (_, Verb::Unmodelled) | (Menu::Disk, Verb::Format | Verb::MonitorTraffic) => Err(Fail::refused(format!(
-                "failure: this command of {} is not modelled by the simulator",
-                menu.path()
-            ))),
+            (_, Verb::Unmodelled | Verb::Export) | (Menu::Disk, Verb::Format | Verb::MonitorTraffic) => {
+                Err(Fail::refused(format!(
+                    "failure: this command of {} is not modelled by the simulator",
+                    menu.path()
+                )))
+            }
             (_, Verb::Print) => self.print(menu, c),
             (_, Verb::Find) => {
                 let ids = self.select(menu, c)?;
@@ -123,7 +126,7 @@ impl Interp<'_> {
     fn permit(&self, menu: Menu, verb: Verb) -> Run<()> {
         let needs = match verb {
             Verb::Print | Verb::Get | Verb::Find if menu == Menu::Resource => "test",
-            Verb::Print | Verb::Get | Verb::Find | Verb::MonitorTraffic => "read",
+            Verb::Print | Verb::Get | Verb::Find | Verb::MonitorTraffic | Verb::Export => "read",
             Verb::Reboot => "reboot",
             _ if menu == Menu::File => "read",
             Verb::Add
@@ -275,14 +278,11 @@ impl Interp<'_> {
 
     fn print(&mut self, menu: Menu, c: &Command) -> Run<Value> {
         let args = Args(&c.args);
-        let only: Option<Vec<String>> =
-            match self
-                .text_of(args, usize::MAX, "proplist")?
-                .or(self.text_of(args, usize::MAX, ".proplist")?)
-            {
-                Some(list) => Some(list.split([',', ';']).map(str::to_owned).collect()),
-                None => None,
-            };
+        let list = match self.text_of(args, usize::MAX, "proplist")? {
+            Some(list) => Some(list),
+            None => self.text_of(args, usize::MAX, ".proplist")?,
+        };
+        let only: Option<Vec<String>> = list.map(|l| l.split([',', ';']).map(str::to_owned).collect());
         if let Some(name) = only
             .iter()
             .flatten()

@@ -86,7 +86,7 @@ impl Layout<'_> {
         last.is_some().then_some(out)
     }
 
-    fn numbers(&self, records: &[Record]) -> Vec<String> {
+    fn numbers(&self, records: &[Record], least: usize) -> Vec<String> {
         let plain: Vec<String> = records
             .iter()
             .map(|r| match r.id {
@@ -94,7 +94,7 @@ impl Layout<'_> {
                 _ => r.number.to_string(),
             })
             .collect();
-        let width = plain.iter().map(String::len).max().unwrap_or(1);
+        let width = plain.iter().map(String::len).max().unwrap_or(1).max(least);
         plain.into_iter().map(|n| format!("{n:>width$}")).collect()
     }
 
@@ -130,7 +130,7 @@ impl Layout<'_> {
         if let Some(legend) = self.legend(records) {
             self.line(&mut out, &legend);
         }
-        for (i, (record, number)) in records.iter().zip(self.numbers(records)).enumerate() {
+        for (i, (record, number)) in records.iter().zip(self.numbers(records, 2)).enumerate() {
             if i > 0 {
                 out.push(' ');
                 out.push_str(EOL);
@@ -161,7 +161,7 @@ impl Layout<'_> {
     pub(crate) fn terse(&self, records: &[Record]) -> String {
         let groups = self.groups(records);
         let mut out = String::new();
-        for (record, number) in records.iter().zip(self.numbers(records)) {
+        for (record, number) in records.iter().zip(self.numbers(records, 1)) {
             let mut line = format!("{number} {}", self.letters(record, &groups));
             if !groups.is_empty() {
                 line.push(' ');
@@ -225,7 +225,7 @@ impl Layout<'_> {
                     .any(|r| cell(r, n).is_some_and(|c| matches!(c.value, Value::Num(_))))
             })
             .collect();
-        let numbers = self.numbers(records);
+        let numbers = self.numbers(records, 1);
         let number_width = numbers.first().map_or(1, String::len);
         let head = number_width + 1 + groups.len() + usize::from(!groups.is_empty());
         let data: Vec<usize> = (0..shown.len())
@@ -304,7 +304,8 @@ fn wrap(head: &str, tokens: &[String], indent: usize, knobs: &Knobs) -> Vec<Stri
     if knobs.width == 0 {
         return vec![format!("{head}{}", tokens.join(" "))];
     }
-    let limit = knobs.width.max(indent + 20);
+    // Lines end two columns before the edge: 238 of 240 and 78 of 80 in the captures.
+    let limit = knobs.width.saturating_sub(2).max(indent + 20);
     let (mut lines, mut line, mut fresh) = (Vec::new(), head.to_owned(), true);
     for token in tokens {
         let gap = usize::from(!fresh);

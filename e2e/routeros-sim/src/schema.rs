@@ -54,6 +54,7 @@ impl From<Version> for String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Menu {
+    Root,
     Disk,
     DiskSettings,
     BtrfsFilesystem,
@@ -85,11 +86,13 @@ pub enum Verb {
     Format,
     MonitorTraffic,
     Reboot,
+    Export,
     /// In the tree of commands of a real device, but not modelled here.
     Unmodelled,
 }
 
 const MENUS: &[(&[&str], Option<Menu>)] = &[
+    (&[], Some(Menu::Root)),
     (&["disk"], Some(Menu::Disk)),
     (&["disk", "settings"], Some(Menu::DiskSettings)),
     (&["disk", "btrfs"], None),
@@ -135,6 +138,7 @@ impl Menu {
             Self::File => FILE_VERBS,
             Self::BtrfsSubvolume => SUBVOLUME_VERBS,
             Self::BtrfsFilesystem => FILESYSTEM_VERBS,
+            Self::Root => &[("export", Verb::Export, BASE)],
             Self::System => &[("reboot", Verb::Reboot, BASE)],
             Self::Resource | Self::Clock => &[("print", Verb::Print, BASE), ("get", Verb::Get, BASE)],
             Self::Identity => &[
@@ -424,7 +428,7 @@ impl Menu {
                 "name" | "port" | "proto" | "vrf" | "max-sessions" | "disabled" | "dynamic" | "address" | "invalid"
             ),
             // One record each; an unknown name is refused when the record is made.
-            Self::Resource | Self::Identity | Self::Clock | Self::DiskSettings | Self::System => true,
+            Self::Root | Self::Resource | Self::Identity | Self::Clock | Self::DiskSettings | Self::System => true,
         }
     }
 
@@ -494,6 +498,10 @@ impl Menu {
             | Verb::Format
             | Verb::MonitorTraffic
             | Verb::Reboot => false,
+            Verb::Export => matches!(
+                word,
+                "terse" | "compact" | "verbose" | "show-sensitive" | "hide-sensitive"
+            ),
         }
     }
 
@@ -506,7 +514,7 @@ impl Menu {
             Verb::Copy => usize::from(self == Self::File),
             Verb::Unmodelled => usize::MAX,
             Verb::Print => usize::from(!self.is_single()),
-            Verb::Find | Verb::Add | Verb::Reboot => 0,
+            Verb::Find | Verb::Add | Verb::Reboot | Verb::Export => 0,
         }
     }
 }

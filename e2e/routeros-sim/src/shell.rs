@@ -78,16 +78,13 @@ impl Shell {
                     echo.push_str("\r\n");
                 }
                 8 | 127 => {
-                    if self.buffer.pop().is_some() && self.echo {
-                        echo.push_str("\u{8} \u{8}");
-                    }
+                    let erased = self.buffer.pop().is_some() && self.echo;
+                    echo.push_str(if erased { "\u{8} \u{8}" } else { "" });
                 }
                 // An escape sequence: arrow keys and the like do nothing here.
                 27 => {
-                    if bytes.peek() == Some(&b'[') {
-                        bytes.next();
-                        while bytes.next().is_some_and(|c| !(0x40..=0x7e).contains(&c)) {}
-                    }
+                    let control = bytes.next_if_eq(&b'[').is_some();
+                    while control && bytes.next().is_some_and(|c| !(0x40..=0x7e).contains(&c)) {}
                 }
                 c if c >= 0x20 => {
                     self.buffer.push(c);

@@ -314,6 +314,7 @@ impl Simulator {
 
     /// As `stop`, for a simulator that is shared.
     pub async fn shut_down(&self) {
+        self.server.appliance.stop();
         self.server.stop.cancel();
         self.server.cut_all();
         self.server.tasks.close();
@@ -328,6 +329,14 @@ impl Simulator {
         {
             tracing::warn!("commands were still running");
         }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.server.appliance.stop();
+        self.server.stop.cancel();
+        self.server.cut_all();
     }
 }
 

@@ -160,7 +160,7 @@ fn table(menu: Menu, state: &State, knobs: &Knobs) -> Vec<Record> {
             .enumerate()
             .map(|(i, s)| subvolume_record(s, i))
             .collect(),
-        Menu::Disk | Menu::File | Menu::System => Vec::new(),
+        Menu::Root | Menu::Disk | Menu::File | Menu::System => Vec::new(),
     }
 }
 

@@ -126,7 +126,9 @@ impl DiskView<'_> {
         let extra = |k: &str| d.extra.get(k).map(String::as_str);
         match name {
             "disabled" => d.disabled,
-            "block-device" => !matches!(d.kind.as_str(), "tmpfs" | "nfs" | "smb" | "sshfs"),
+            "block-device" => {
+                extra("swap") != Some("yes") && !matches!(d.kind.as_str(), "tmpfs" | "nfs" | "smb" | "sshfs")
+            }
             "mounted" => d.pool.as_ref().is_some_and(|p| p.mounted),
             "swap-enabled" => extra("swap") == Some("yes"),
             "raid-member" => extra("raid-master").is_some_and(|m| m != "none"),
@@ -134,7 +136,7 @@ impl DiskView<'_> {
             "partition" => d.kind == "partition",
             "nvme-tcp-export" => d.export.on,
             "iscsi-export" | "nfs-sharing" | "smb-sharing" | "media-sharing" => extra(name) == Some("yes"),
-            _ => false,
+            _ => extra(name) == Some("yes"),
         }
     }
 
@@ -194,7 +196,10 @@ impl DiskView<'_> {
             }
             "sector-size" => count(512),
             "raid-master" | "media-interface" => plain(d.extra.get(name).map_or("none", String::as_str)),
-            "state" => quoted(&pool?.state),
+            "state" => quoted(
+                pool.map(|p| p.state.as_str())
+                    .or(d.extra.get(name).map(String::as_str))?,
+            ),
             "nvme-tcp-export" => yes_no(d.export.on),
             "nvme-tcp-server-port" if d.export.on => count(u64::from(d.export.port)),
             "nvme-tcp-server-nqn" if d.export.on && self.knobs.version >= Version(7, 21, 0) => quoted(&self.nqn(d)),

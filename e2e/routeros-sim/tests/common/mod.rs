@@ -1,5 +1,5 @@
 //! A simulator and the system's `ssh` in front of it: an implementation that shares nothing with the server's.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use routeros_sim::{Config, Knobs, Simulator};
 use std::os::unix::fs::PermissionsExt;

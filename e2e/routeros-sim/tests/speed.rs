@@ -1,0 +1,75 @@
+//! Ten thousand disks: what the appliance answers many times a second must not cost a scan.
+#![allow(clippy::unwrap_used)]
+
+use routeros_sim::{Account, Appliance, Console, Knobs, Overrides, State, log::Log};
+use std::time::{Duration, Instant};
+
+fn timed(appliance: &Appliance, line: &str) -> (String, Duration) {
+    let mut best = Duration::MAX;
+    let mut output = String::new();
+    for _ in 0..3 {
+        let start = Instant::now();
+        output = appliance
+            .run(&Account::admin(), line, &mut Console::default(), Overrides::default())
+            .output;
+        best = best.min(start.elapsed());
+    }
+    (output, best)
+}
+
+#[test]
+fn lookups_do_not_scan() {
+    let mut state = State::with_pool("pool", 1 << 60, "xfs");
+    for i in 0..10_000 {
+        state.add_file_disk(
+            &format!("pvc-{i:028}"),
+            &format!("pool/csi/pvc-{i:028}.img"),
+            1 << 30,
+            "rds1:owner",
+        );
+    }
+    let appliance = Appliance::new(state, Knobs::default(), Log::default());
+    let slot = format!("pvc-{:028}", 7777);
+    for condition in [
+        format!("slot=\"{slot}\""),
+        format!("slot=\"{slot}\" && file-path=\"/pool/csi/{slot}.img\" && comment~\"^rds1:\""),
+        format!("(file-path=\"/pool/csi/{slot}.img\" || file-path=\"pool/csi/{slot}.img\")"),
+    ] {
+        let (output, took) = timed(&appliance, &format!(":put [:len [/disk/find where {condition}]]"));
+        assert_eq!(output, "1\r\n", "{condition}");
+        assert!(took < Duration::from_millis(5), "{condition}: {took:?}");
+    }
+    let (output, took) = timed(
+        &appliance,
+        &format!(":put [:len [/file/find where name=\"pool/csi/{slot}.img\"]]"),
+    );
+    assert_eq!(output, "1\r\n");
+    assert!(took < Duration::from_millis(5), "{took:?}");
+    let json =
+        ":put [:serialize to=json options=json.no-string-conversion [/disk/print detail as-value where type=file]]";
+    let (output, took) = timed(&appliance, json);
+    println!("a listing of 10,000 disks: {} bytes in {took:?}", output.len());
+    let (_, took) = timed(
+        &appliance,
+        ":put [:len [/disk/find where slot~\"^pvc-\" && comment~\"^rds1:\"]]",
+    );
+    println!("a scan of 10,000 disks: {took:?}");
+}
+
+#[test]
+fn a_burst_of_creates_is_linear() {
+    let appliance = Appliance::new(
+        State::with_pool("pool", 1 << 60, "xfs"),
+        Knobs::default(),
+        Log::default(),
+    );
+    let start = Instant::now();
+    for i in 0..1000 {
+        let line = format!(
+            "/disk/add type=file slot=\"s{i}\" file-path=\"pool/s{i}.img\" file-size=1G nvme-tcp-export=yes nvme-tcp-server-nqn=\"nqn.a:s{i}\""
+        );
+        let done = appliance.run(&Account::admin(), &line, &mut Console::default(), Overrides::default());
+        assert!(!done.failed, "{}", done.output);
+    }
+    println!("1000 creates: {:?}", start.elapsed());
+}
