@@ -96,6 +96,31 @@ fn every_number_that_is_cited_is_explained() {
     assert!(seen > 50, "only {seen} citations found: the search is broken");
 }
 
+/// A document that points nowhere is worse than none.
+#[test]
+fn what_the_requirements_point_to_exists() {
+    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
+    let root = std::path::Path::new(&here).parent().expect("a workspace");
+    let page = include_str!("../../docs/requirements.md");
+    for pointer in page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|p| p.contains('/') && p.contains(".rs"))
+    {
+        let (file, test) = pointer.split_once(": ").unwrap_or((pointer, ""));
+        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        assert!(
+            !text.is_empty(),
+            "docs/requirements.md points to {file}, which is not there"
+        );
+        assert!(
+            text.contains(&format!("fn {test}")),
+            "docs/requirements.md points to the test {test}, which is not in {file}"
+        );
+    }
+}
+
 /// `(R8)`, `B42:`, `fn i18_..`; not the `B8` of a hash or the `I1` within a word.
 fn numbers(text: &str) -> Vec<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
