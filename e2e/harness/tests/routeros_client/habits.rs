@@ -7,6 +7,9 @@ use routeros_sim::knobs::{JsonBools, JsonNumbers, TooLong};
 
 use crate::rig::{GIB, Rig, Volume};
 
+/// Puts something in the way.
+type Prepare = fn(&mut routeros_sim::State, &Volume);
+
 /// The whole life of one disk, and how many execs each step took.
 async fn life(rig: &Rig, volume: &Volume) {
     let c = &rig.client;
@@ -197,8 +200,7 @@ async fn a_lost_export_comes_back_and_a_good_one_is_not_touched() {
 async fn i11_what_is_somebody_elses_is_refused_and_not_touched() {
     let rig = Rig::start().await;
     let (c, v) = (&rig.client, Volume::new(1));
-    let other = "raid10/csi/elsewhere.img";
-    let cases: [(&str, Occupied, fn(&mut routeros_sim::State, &Volume)); 4] = [
+    let cases: [(&str, Occupied, Prepare); 4] = [
         ("slot", Occupied::Slot, |s, v| {
             s.add_file_disk(v.slot.as_str(), "raid10/csi/elsewhere.img", GIB, "golden image");
         }),
@@ -238,7 +240,7 @@ async fn i11_what_is_somebody_elses_is_refused_and_not_touched() {
             let error = c.remove_file(&v.slot, &v.path).await.unwrap_err();
             assert!(matches!(error, RdsError::Precondition { .. }), "{error}");
         }
-        assert_eq!(rig.snapshot(), before, "{name} {other}");
+        assert_eq!(rig.snapshot(), before, "{name}");
         rig.state(|s| *s = clean);
     }
 }
