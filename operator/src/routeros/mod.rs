@@ -1,7 +1,7 @@
 //! The RouterOS client: the only place that knows the appliance's command line.
 //!
 //! ```text
-//! client   queue, deadlines, shared listing, audit        gate, inventory, metrics, error
+//! client   the commands, the shared listing               exec, gate: queue, deadline, verdict, audit
 //! command  one guarded line per mutation, and its judge   look: everything about one volume
 //! encode   builds lines from typed parts                  reply, row: read what comes back
 //! ssh      OpenSSH, one multiplexed connection            transport: the seam for tests
@@ -14,6 +14,7 @@ mod client;
 pub mod command;
 mod encode;
 mod error;
+mod exec;
 #[doc(hidden)]
 pub mod fuzz;
 mod gate;
@@ -23,6 +24,7 @@ mod metrics;
 mod reply;
 mod row;
 mod ssh;
+mod ssh_config;
 mod tag;
 mod target;
 mod transport;
