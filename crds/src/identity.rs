@@ -1,6 +1,7 @@
 //! One identity: PV name = volumeHandle = RdsVolume name = suffix of the base NQN (predecessor K1); slot and file stem
 //! are derived from the same UUID, as RouterOS 7.24.4 cuts slots off after 32 characters.
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// Prefix of NQNs unless the RdsServer says otherwise (R9).
@@ -93,6 +94,15 @@ pub fn base_nqn(prefix: &str, name: &str) -> String {
     } else {
         format!("{prefix}{name}")
     }
+}
+
+/// Name of the RdsAttachment of a volume on a node: the volume and 8 hexadecimal digits that stand for the node, as node names
+/// may be longer than what is left.
+#[must_use]
+pub fn attachment_name(volume: &str, node: &str) -> String {
+    let digest = Sha256::digest(node.as_bytes());
+    let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{volume}-{short}")
 }
 
 fn uuid_in(name: &str, prefix: &str) -> Option<Uuid> {

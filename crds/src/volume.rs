@@ -163,7 +163,7 @@ pub enum VolumeMode {
 }
 
 /// How nodes may use a volume; the words of Kubernetes.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AccessMode {
     /// One node writes.
     ReadWriteOnce,

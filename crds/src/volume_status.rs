@@ -20,7 +20,7 @@ pub struct Holder {
 }
 
 /// What a holder may do.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The one writer.
     Primary,

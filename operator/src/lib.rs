@@ -1,5 +1,6 @@
 //! Operator for MikroTik ROSE Data Servers.
 
+pub mod attachment;
 pub mod config;
 pub mod crash;
 pub mod csi;

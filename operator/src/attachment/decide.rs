@@ -1,0 +1,231 @@
+//! What to do next about the attachments of one volume: pure, total, level-triggered.
+//!
+//! Order matters: a fence under way goes on before anything else; permission is withdrawn before anybody is released; a holder
+//! is released only on its own final word, a proven reboot, or a fence that was read back (I4); admission comes last.
+
+use jiff::Timestamp;
+
+use super::admit::admit;
+use super::model::{Ask, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
+
+/// An RdsAttachment as it was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AttachmentView {
+    /// What it asks for.
+    pub ask: Ask,
+    /// Its deletion was requested.
+    pub deleting: bool,
+    /// What its status says about admission.
+    pub said: Said,
+}
+
+/// What the status of an RdsAttachment says about admission.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Said {
+    /// Nothing yet.
+    Nothing,
+    /// Admitted, for this generation.
+    Admitted(u32),
+    /// Not admitted, with this word and text.
+    Refused(String, String),
+    /// Not any more: it is being detached.
+    Withdrawn,
+}
+
+/// Whether a lost holder may be cut at the target now.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Licence {
+    /// Yes: the self-test has passed, or the administrator vouches.
+    Granted,
+    /// No: why, and what a person can do.
+    Withheld(String),
+}
+
+/// Everything that a decision looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The volume and its holders.
+    pub volume: VolumeView,
+    /// Its RdsAttachments, oldest first.
+    pub attachments: Vec<AttachmentView>,
+    /// Whether cutting is allowed.
+    pub licence: Licence,
+    /// A person's word to cut this node at once, though another holder is alive.
+    pub cut_now: Option<String>,
+    /// What this pass did on the appliance, and read back.
+    pub did: Option<Did>,
+    /// The result of this pass' last command on the appliance is not known, or it failed: no further command now.
+    pub appliance_failed: bool,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// A command of a fence that was read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Did {
+    /// The token is the new one and the export is off.
+    Cut,
+    /// The export is on under the new NQN.
+    Reopened,
+}
+
+/// Why a holder is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Release {
+    /// Its agent said that the connection is gone.
+    Disconnected,
+    /// Its machine was rebooted.
+    Rebooted,
+    /// A person vouches that its node is off.
+    NodeIsOff,
+}
+
+/// One small idempotent step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Say on the attachment that it may not be used any more. Always before its holder is released.
+    Withdraw(String),
+    /// Compare-and-swap: take the holder out.
+    Release(String, Release),
+    /// Compare-and-swap: the attachment becomes a holder.
+    Admit(Ask, rds_crds::volume::Role, Option<Timestamp>),
+    /// Say on the attachment that it is admitted, with NQN, address and generation.
+    Grant(String),
+    /// Say on the attachment why it is not.
+    Deny(String, Refusal, String),
+    /// Let the attachment's object go.
+    Forget(String),
+    /// Compare-and-swap: generation n+1 and the fence, phase cutting.
+    BeginFence(String, String),
+    /// On the appliance: token g<n> to g<n+1>, export off, read back.
+    Cut,
+    /// Compare-and-swap: the cut was read back.
+    RecordCut,
+    /// On the appliance: new NQN and export on, read back.
+    Reopen,
+    /// Compare-and-swap: the holder out and into `fenced`, the fence is over.
+    EndFence,
+    /// Nothing now. What is owed, if anything.
+    Rest(Option<Owed>),
+}
+
+/// A fence that is owed and does not happen now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// The node that is lost.
+    pub node: String,
+    /// Why it does not happen, and what a person can do.
+    pub why: String,
+    /// A holder that is alive would be cut too: it accepts no new use until this is over (D5).
+    pub deferred: bool,
+}
+
+/// The next step.
+#[must_use]
+pub fn decide(seen: &Seen) -> Step {
+    let volume = &seen.volume;
+    if let Some(fence) = &volume.fence {
+        return match (fence.cut, seen.did) {
+            (false, Some(Did::Cut)) => Step::RecordCut,
+            (true, Some(Did::Reopened)) => Step::EndFence,
+            _ if seen.appliance_failed => Step::Rest(Some(Owed {
+                node: fence.node.clone(),
+                why: "the appliance did not answer or refused; the fence is tried again".to_owned(),
+                deferred: false,
+            })),
+            (false, _) => Step::Cut,
+            (true, _) => Step::Reopen,
+        };
+    }
+    let going = |a: &&AttachmentView| a.deleting;
+    for attachment in seen.attachments.iter().filter(going) {
+        if matches!(attachment.said, Said::Admitted(_)) {
+            return Step::Withdraw(attachment.ask.attachment.clone());
+        }
+    }
+    for holder in &volume.holders {
+        let wanted = seen
+            .attachments
+            .iter()
+            .any(|a| a.ask.attachment == holder.attachment && !a.deleting);
+        match holder.word {
+            Word::Disconnected if !wanted => return Step::Release(holder.attachment.clone(), Release::Disconnected),
+            Word::Rebooted if !wanted => return Step::Release(holder.attachment.clone(), Release::Rebooted),
+            Word::Disconnected | Word::Rebooted | Word::Silent | Word::Intent => {}
+        }
+    }
+    let mut owed = None;
+    if let Some(holder) = volume.holders.iter().find(|h| h.standing == Standing::Lost) {
+        match fence(seen, holder) {
+            Ok(step) => return step,
+            Err(why) => owed = Some(why),
+        }
+    }
+    for attachment in seen.attachments.iter().filter(going) {
+        let uid = &attachment.ask.attachment;
+        let holds = volume.holders.iter().any(|h| h.attachment == *uid);
+        // A lost holder stays in the record; its object need not wait for that (the fence is deferred or a person has to act).
+        let deferred = owed
+            .as_ref()
+            .is_some_and(|o| o.deferred && o.node == attachment.ask.node);
+        if !holds || deferred {
+            return Step::Forget(uid.clone());
+        }
+    }
+    for attachment in seen.attachments.iter().filter(|a| !a.deleting) {
+        let uid = attachment.ask.attachment.clone();
+        let next = match admit(&attachment.ask, volume, seen.now) {
+            Verdict::Held if attachment.said == Said::Admitted(volume.generation) => continue,
+            Verdict::Held => Step::Grant(uid),
+            Verdict::Admit { role, deadline } => Step::Admit(attachment.ask.clone(), role, deadline),
+            Verdict::Refuse(why, text) => {
+                if attachment.said == Said::Refused(why.word().to_owned(), text.clone()) {
+                    continue;
+                }
+                Step::Deny(uid, why, text)
+            }
+        };
+        return next;
+    }
+    Step::Rest(owed)
+}
+
+/// Cuts a lost holder, unless that would cut a live one, or nobody allows it.
+fn fence(seen: &Seen, lost: &HolderView) -> Result<Step, Owed> {
+    let volume = &seen.volume;
+    let owed = |why: String, deferred| Owed {
+        node: lost.node.clone(),
+        why,
+        deferred,
+    };
+    let others: Vec<&HolderView> = volume
+        .holders
+        .iter()
+        .filter(|h| h.attachment != lost.attachment)
+        .collect();
+    // Who is alive and still uses it. Leaving and doubtful ones count: they may be connected.
+    let in_the_way: Vec<&str> = others
+        .iter()
+        .filter(|h| h.standing != Standing::Lost && !(h.standing == Standing::Alive && h.unpublished))
+        .map(|h| h.node.as_str())
+        .collect();
+    let told = seen.cut_now.as_deref() == Some(lost.node.as_str());
+    if !in_the_way.is_empty() && !told {
+        let why = format!(
+            "node {} is lost and {} still uses the volume: one disk has one export, so cutting the one cuts the other. It is cut \
+             when {} leaves; to cut at once annotate the RdsVolume with rds.csi.srvlab.io/fence-now: {}",
+            lost.node,
+            in_the_way.join(", "),
+            in_the_way.join(", "),
+            lost.node
+        );
+        return Err(owed(why, true));
+    }
+    if let Licence::Withheld(why) = &seen.licence {
+        return Err(owed(why.clone(), false));
+    }
+    if seen.appliance_failed {
+        return Err(owed("the appliance did not answer or refused".to_owned(), false));
+    }
+    Ok(Step::BeginFence(lost.node.clone(), lost.attachment.clone()))
+}

@@ -1,0 +1,348 @@
+//! Tables over admission and over the order of steps.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rds_crds::volume::{AccessMode, Role};
+
+use super::admit::admit;
+use super::decide::{AttachmentView, Did, Licence, Release, Said, Seen, Step, decide};
+use super::model::{Ask, FenceView, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn volume(block: bool, modes: &[AccessMode]) -> VolumeView {
+    VolumeView {
+        name: "pvc-1".into(),
+        ready: true,
+        deleting: false,
+        block,
+        access_modes: modes.to_vec(),
+        generation: 1,
+        holders: vec![],
+        holders_unknown: false,
+        fence: None,
+        fenced: vec![],
+        migration_timeout: Duration::from_secs(300),
+        migration_deadline: None,
+        migration_started: None,
+        kubevirt_only: false,
+    }
+}
+
+fn rwo() -> VolumeView {
+    volume(false, &[AccessMode::ReadWriteOnce])
+}
+
+fn rwx() -> VolumeView {
+    volume(true, &[AccessMode::ReadWriteMany])
+}
+
+fn holder(node: &str, standing: Standing) -> HolderView {
+    HolderView {
+        node: node.into(),
+        attachment: format!("uid-{node}"),
+        role: Role::Primary,
+        standing,
+        word: Word::Intent,
+        unpublished: false,
+    }
+}
+
+fn ask(node: &str, mode: AccessMode) -> Ask {
+    Ask {
+        node: node.into(),
+        attachment: format!("uid-{node}"),
+        mode,
+        read_only: false,
+        same_vm: None,
+    }
+}
+
+fn refusal(verdict: Verdict) -> Refusal {
+    match verdict {
+        Verdict::Refuse(why, _) => why,
+        Verdict::Admit { .. } | Verdict::Held => panic!("{verdict:?}"),
+    }
+}
+
+fn text(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Refuse(_, text) => text,
+        Verdict::Admit { .. } | Verdict::Held => panic!("{verdict:?}"),
+    }
+}
+
+#[test]
+fn r48_a_second_writer_is_refused_whatever_the_first_is() {
+    for (standing, want) in [
+        (Standing::Alive, Refusal::Conflict),
+        (Standing::Leaving, Refusal::Handoff),
+        (Standing::Lost, Refusal::FencePending),
+        (Standing::Doubtful, Refusal::Conflict),
+    ] {
+        let mut volume = rwo();
+        volume.holders = vec![holder("n1", standing)];
+        let verdict = admit(&ask("n2", AccessMode::ReadWriteOnce), &volume, at(0));
+        assert_eq!(refusal(verdict.clone()), want, "{standing:?}");
+        assert!(text(verdict).contains("n1"), "the holder is named");
+    }
+}
+
+#[test]
+fn b16_the_recorded_mode_counts_and_not_the_request() {
+    let verdict = admit(&ask("n2", AccessMode::ReadWriteMany), &rwo(), at(0));
+    assert_eq!(refusal(verdict), Refusal::AccessMode);
+    let once = volume(true, &[AccessMode::ReadWriteOnce]);
+    assert_eq!(
+        refusal(admit(&ask("n2", AccessMode::ReadWriteMany), &once, at(0))),
+        Refusal::AccessMode
+    );
+}
+
+#[test]
+fn i3_a_migration_begins_only_beside_a_holder_that_is_alive() {
+    for (standing, want) in [
+        (Standing::Leaving, Refusal::Handoff),
+        (Standing::Lost, Refusal::FencePending),
+        (Standing::Doubtful, Refusal::Handoff),
+    ] {
+        let mut volume = rwx();
+        volume.holders = vec![holder("n1", standing)];
+        assert_eq!(
+            refusal(admit(&ask("n2", AccessMode::ReadWriteMany), &volume, at(0))),
+            want,
+            "{standing:?}"
+        );
+    }
+    let mut volume = rwx();
+    volume.holders = vec![holder("n1", Standing::Alive)];
+    let verdict = admit(&ask("n2", AccessMode::ReadWriteMany), &volume, at(1000));
+    assert_eq!(
+        verdict,
+        Verdict::Admit {
+            role: Role::MigrationTarget,
+            deadline: Some(at(1300))
+        }
+    );
+}
+
+#[test]
+fn r65_r66_r67_limit_and_overdue() {
+    let mut volume = rwx();
+    volume.holders = vec![holder("n1", Standing::Alive), holder("n2", Standing::Alive)];
+    (volume.migration_started, volume.migration_deadline) = (Some(at(0)), Some(at(300)));
+    let third = ask("n3", AccessMode::ReadWriteMany);
+    assert_eq!(
+        text(admit(&third, &volume, at(299))),
+        "Volume pvc-1 already attached to 2 nodes (migration limit). Wait for migration to complete. Attached nodes: [n1 n2]"
+    );
+    assert_eq!(
+        text(admit(&third, &volume, at(420))),
+        "Volume pvc-1 migration timeout exceeded (420s elapsed, 300s max). Previous migration may be stuck. Detach source node to \
+         reset, or adjust migrationTimeoutSeconds in StorageClass."
+    );
+    volume.holders.pop();
+    assert!(
+        matches!(admit(&third, &volume, at(420)), Verdict::Admit { .. }),
+        "detaching one side resets it"
+    );
+}
+
+#[test]
+fn migration_policy_kubevirt_needs_the_same_machine() {
+    let mut volume = rwx();
+    volume.kubevirt_only = true;
+    volume.holders = vec![holder("n1", Standing::Alive)];
+    let mut second = ask("n2", AccessMode::ReadWriteMany);
+    for same in [None, Some(false)] {
+        second.same_vm = same;
+        assert_eq!(refusal(admit(&second, &volume, at(0))), Refusal::MigrationPolicy);
+    }
+    second.same_vm = Some(true);
+    assert!(matches!(admit(&second, &volume, at(0)), Verdict::Admit { .. }));
+}
+
+#[test]
+fn i4_nobody_enters_while_the_record_may_have_holes() {
+    let mut volume = rwo();
+    volume.holders_unknown = true;
+    assert_eq!(
+        refusal(admit(&ask("n2", AccessMode::ReadWriteOnce), &volume, at(0))),
+        Refusal::FencePending
+    );
+    let mut volume = rwo();
+    volume.fenced = vec!["n2".into()];
+    assert_eq!(
+        refusal(admit(&ask("n2", AccessMode::ReadWriteOnce), &volume, at(0))),
+        Refusal::FencePending
+    );
+}
+
+#[test]
+fn readers_join_readers_and_a_writer_waits_for_the_lost_one() {
+    let mut volume = volume(false, &[AccessMode::ReadOnlyMany, AccessMode::ReadWriteOnce]);
+    let mut reader = holder("n1", Standing::Lost);
+    reader.role = Role::Reader;
+    volume.holders = vec![reader];
+    let verdict = admit(&ask("n2", AccessMode::ReadOnlyMany), &volume, at(0));
+    assert_eq!(
+        verdict,
+        Verdict::Admit {
+            role: Role::Reader,
+            deadline: None
+        }
+    );
+    assert_eq!(
+        refusal(admit(&ask("n2", AccessMode::ReadWriteOnce), &volume, at(0))),
+        Refusal::FencePending
+    );
+}
+
+fn seen(volume: VolumeView, attachments: Vec<AttachmentView>) -> Seen {
+    Seen {
+        volume,
+        attachments,
+        licence: Licence::Granted,
+        cut_now: None,
+        did: None,
+        appliance_failed: false,
+        now: at(0),
+    }
+}
+
+fn attachment(node: &str, deleting: bool, said: Said) -> AttachmentView {
+    AttachmentView {
+        ask: ask(node, AccessMode::ReadWriteOnce),
+        deleting,
+        said,
+    }
+}
+
+#[test]
+fn i4_a_holder_leaves_only_after_permission_was_withdrawn_and_on_its_final_word() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Leaving)];
+    let mut now = seen(world, vec![attachment("n1", true, Said::Admitted(1))]);
+    now.volume.holders[0].word = Word::Disconnected;
+    assert_eq!(decide(&now), Step::Withdraw("uid-n1".into()));
+    now.attachments[0].said = Said::Withdrawn;
+    assert_eq!(decide(&now), Step::Release("uid-n1".into(), Release::Disconnected));
+    for word in [Word::Silent, Word::Intent] {
+        now.volume.holders[0].word = word;
+        assert_eq!(
+            decide(&now),
+            Step::Rest(None),
+            "{word:?}: admitted without an intent may be connected"
+        );
+    }
+    now.volume.holders.clear();
+    assert_eq!(decide(&now), Step::Forget("uid-n1".into()));
+}
+
+#[test]
+fn a_final_word_does_not_release_an_attachment_that_is_still_wanted() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Alive)];
+    world.holders[0].word = Word::Disconnected;
+    assert_eq!(
+        decide(&seen(world, vec![attachment("n1", false, Said::Admitted(1))])),
+        Step::Rest(None)
+    );
+}
+
+#[test]
+fn a_fence_goes_on_from_its_recorded_phase() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Lost)];
+    let mut now = seen(world, vec![]);
+    assert_eq!(decide(&now), Step::BeginFence("n1".into(), "uid-n1".into()));
+    now.volume.fence = Some(FenceView {
+        node: "n1".into(),
+        attachment: "uid-n1".into(),
+        cut: false,
+    });
+    assert_eq!(decide(&now), Step::Cut);
+    now.did = Some(Did::Cut);
+    assert_eq!(decide(&now), Step::RecordCut);
+    now.volume.fence.as_mut().unwrap().cut = true;
+    assert_eq!(
+        decide(&now),
+        Step::Reopen,
+        "after a crash the second command follows, not the first"
+    );
+    now.did = Some(Did::Reopened);
+    assert_eq!(decide(&now), Step::EndFence);
+    now.did = None;
+    now.appliance_failed = true;
+    assert!(matches!(decide(&now), Step::Rest(Some(_))), "unknown is not fenced");
+}
+
+#[test]
+fn d4_a_live_peer_is_never_cut_without_a_persons_word() {
+    let mut world = rwx();
+    world.holders = vec![holder("n1", Standing::Lost), holder("n2", Standing::Alive)];
+    let mut now = seen(world, vec![attachment("n1", true, Said::Withdrawn)]);
+    assert_eq!(
+        decide(&now),
+        Step::Forget("uid-n1".into()),
+        "Unpublish for the lost node answers at once"
+    );
+    now.attachments.clear();
+    let Step::Rest(Some(owed)) = decide(&now) else {
+        panic!("{:?}", decide(&now))
+    };
+    assert!(owed.deferred && owed.why.contains("fence-now"));
+    now.cut_now = Some("n1".into());
+    assert_eq!(decide(&now), Step::BeginFence("n1".into(), "uid-n1".into()));
+    now.cut_now = None;
+    now.volume.holders[1].unpublished = true;
+    assert_eq!(
+        decide(&now),
+        Step::BeginFence("n1".into(), "uid-n1".into()),
+        "the peer has no publish left"
+    );
+    now.volume.holders[1].unpublished = false;
+    for standing in [Standing::Doubtful, Standing::Leaving] {
+        now.volume.holders[1].standing = standing;
+        assert!(matches!(decide(&now), Step::Rest(Some(_))), "{standing:?}");
+    }
+}
+
+#[test]
+fn i19_without_licence_nothing_is_cut() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Lost)];
+    let mut now = seen(
+        world,
+        vec![
+            attachment("n1", true, Said::Withdrawn),
+            attachment("n2", false, Said::Nothing),
+        ],
+    );
+    now.licence = Licence::Withheld("FenceProven is not True".into());
+    assert!(matches!(decide(&now), Step::Deny(uid, Refusal::FencePending, _) if uid == "uid-n2"));
+    now.attachments.truncate(1);
+    let Step::Rest(Some(owed)) = decide(&now) else { panic!() };
+    assert!(!owed.deferred && owed.why.contains("FenceProven"));
+    now.volume.holders[0].word = Word::Rebooted;
+    assert_eq!(
+        decide(&now),
+        Step::Release("uid-n1".into(), Release::Rebooted),
+        "its reboot frees it all the same"
+    );
+}
+
+#[test]
+fn admission_is_said_once_and_again_after_a_new_generation() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Alive)];
+    let mut now = seen(world, vec![attachment("n1", false, Said::Nothing)]);
+    assert_eq!(decide(&now), Step::Grant("uid-n1".into()));
+    now.attachments[0].said = Said::Admitted(1);
+    assert_eq!(decide(&now), Step::Rest(None));
+    now.volume.generation = 2;
+    assert_eq!(decide(&now), Step::Grant("uid-n1".into()));
+}
