@@ -156,9 +156,14 @@ async fn main() -> anyhow::Result<()> {
     let control = TcpListener::bind(options.control)
         .await
         .with_context(|| format!("listen on {}", options.control))?;
-    println!("ssh {}", sim.addr());
-    println!("control http://{}", control.local_addr()?);
-    println!("host-key {}", sim.host_key_line());
+    let greeting = format!(
+        "ssh {}\ncontrol http://{}\nhost-key {}\n",
+        sim.addr(),
+        control.local_addr()?,
+        sim.host_key_line()
+    );
+    // Nobody has to listen.
+    let _unheard = std::io::Write::write_all(&mut std::io::stdout(), greeting.as_bytes());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let router = routeros_sim::control::router(sim.clone());
     tokio::select! {
