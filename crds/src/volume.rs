@@ -365,10 +365,11 @@ pub struct RdsVolumeStatus {
 
 /// Fields of [`RdsVolumeStatus`] that only a compare-and-swap by the lease holder may write; server-side apply never
 /// names them, as its force would drop what it does not name.
-pub const CAS_STATUS_FIELDS: [&str; 7] = [
+pub const CAS_STATUS_FIELDS: [&str; 8] = [
     "creation",
     "exportGeneration",
     "holders",
+    "holdersUnknownSince",
     "fence",
     "fenced",
     "format",
