@@ -9,7 +9,7 @@ use super::encode::{ExecNonce, Script};
 use super::error::{RdsError, ServerName};
 use super::look::{is_pool, section};
 use super::reply::Answer;
-use super::row::{DiskRow, FileRow, Rows, Scalar, disk_rows, file_rows};
+use super::row::{DiskRow, FileRow, Scalar, disk_rows, file_rows, rows};
 use super::types::DiskPath;
 use super::version::RouterOsVersion;
 
@@ -82,17 +82,9 @@ pub(crate) fn script(base: &DiskPath, nonce: &ExecNonce) -> Script {
 
 /// Reads the listing; every section must be whole.
 pub(crate) fn read(base: &DiskPath, taken_at: Instant, answer: &Answer) -> Result<Inventory, String> {
-    let resource = answer.section(0, |json| {
-        let Rows(rows) =
-            serde_json::from_str::<Rows<RawResource>>(json).map_err(|e| format!("the system resource: {e}"))?;
-        rows.into_iter()
-            .next()
-            .ok_or_else(|| "the system resource is empty".to_owned())
-    })?;
-    let packages = answer.section(1, |json| {
-        let Rows(rows) = serde_json::from_str::<Rows<RawPackage>>(json).map_err(|e| format!("the packages: {e}"))?;
-        Ok(rows)
-    })?;
+    let resource = answer.section(0, |json| rows::<RawResource>(json, "the system resource"))?;
+    let resource = resource.into_iter().next().ok_or("the system resource is empty")?;
+    let packages = answer.section(1, |json| rows::<RawPackage>(json, "the packages"))?;
     let mut disks = answer.section(2, disk_rows)?;
     let mut files = answer.section(3, file_rows)?;
     let version = resource.version.text().unwrap_or_default();

@@ -88,6 +88,9 @@ impl Answer {
         let Some(lines) = self.sections.get(i).and_then(Option::as_ref) else {
             return Err(format!("section {i} is missing or cut off"));
         };
+        if let [line] = lines.as_slice() {
+            return parse(line);
+        }
         let trimmed_end: String = lines.iter().map(|l| l.trim_end()).collect();
         parse(&trimmed_end).or_else(|first| {
             let trimmed: String = lines.iter().map(|l| l.trim()).collect();

@@ -121,7 +121,7 @@ impl<'de> Deserialize<'de> for Scalar {
 }
 
 /// A list of rows; a bare object counts as a list of one.
-pub(crate) struct Rows<T>(pub(crate) Vec<T>);
+struct Rows<T>(Vec<T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Rows<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -171,7 +171,8 @@ struct RawDisk {
 }
 
 /// A row of `/disk`: one of our images, or anything else the appliance has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawDisk")]
 pub struct DiskRow {
     /// Name of the row.
     pub slot: String,
@@ -282,7 +283,8 @@ struct RawFile {
 }
 
 /// A file or folder of `/file`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawFile")]
 pub struct FileRow {
     /// Path with one leading slash.
     pub path: String,
@@ -304,24 +306,21 @@ impl TryFrom<RawFile> for FileRow {
     }
 }
 
-fn rows<'a, Raw, Row>(json: &'a str, what: &str) -> Result<Vec<Row>, String>
-where
-    Raw: Deserialize<'a>,
-    Row: TryFrom<Raw, Error = String>,
-{
-    let Rows(raw) = serde_json::from_str::<Rows<Raw>>(json).map_err(|e| format!("{what}: {e}"))?;
-    // One row that cannot be read fails the listing: a listing with holes would make disks look absent.
-    raw.into_iter().map(Row::try_from).collect()
+/// One row that cannot be read fails the listing: a listing with holes would make disks look absent.
+pub(crate) fn rows<'a, Row: Deserialize<'a>>(json: &'a str, what: &str) -> Result<Vec<Row>, String> {
+    serde_json::from_str(json)
+        .map(|Rows(rows)| rows)
+        .map_err(|e| format!("{what}: {e}"))
 }
 
 /// Reads a listing of `/disk`.
 pub(crate) fn disk_rows(json: &str) -> Result<Vec<DiskRow>, String> {
-    rows::<RawDisk, DiskRow>(json, "the list of disks")
+    rows(json, "the list of disks")
 }
 
 /// Reads a listing of `/file`.
 pub(crate) fn file_rows(json: &str) -> Result<Vec<FileRow>, String> {
-    rows::<RawFile, FileRow>(json, "the list of files")
+    rows(json, "the list of files")
 }
 
 #[cfg(test)]

@@ -6,3 +6,4 @@ mod faults;
 mod habits;
 mod late;
 mod rig;
+mod scale;
