@@ -39,11 +39,14 @@ pub use crate::volume_status::*;
     validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.exportGeneration) || (has(self.status) && has(self.status.exportGeneration))")
         .message("status.exportGeneration cannot be unset: it counts the fences, and a lost count would let a fenced node write again")
         .field_path(".status.exportGeneration"),
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.format) || !(oldSelf.status.format.state in ['Formatted', 'UsedAsBlock', 'Foreign']) || (has(self.status) && has(self.status.format) && self.status.format.state == oldSelf.status.format.state)")
-        .message("status.format is final once it is Formatted, UsedAsBlock or Foreign: the disk holds data and must never be formatted again")
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.format) || (has(self.status) && has(self.status.format))")
+        .message("status.format cannot be unset: it is what keeps data from being formatted. Set its state to Unknown if nothing is known")
         .field_path(".status.format"),
     validation = Rule::new("!has(self.status) || !has(self.status.format) || self.status.format.state != 'Blank' || !has(oldSelf.status) || !has(oldSelf.status.format) || oldSelf.status.format.state == 'Blank'")
         .message("status.format cannot become Blank again: only the create that made the file proves that it is blank")
+        .field_path(".status.format"),
+    validation = Rule::new("!has(self.status) || !has(self.status.format) || self.status.format.state != 'Intent' || (has(oldSelf.status) && has(oldSelf.status.format) && oldSelf.status.format.state in ['Blank', 'Intent'])")
+        .message("status.format can become Intent from Blank only: anything else may hold data and must never be formatted")
         .field_path(".status.format"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name of an RdsVolume has at most 63 characters, as it becomes part of the NQN. Take a shorter one"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),

@@ -92,22 +92,25 @@ fn i2_a_disk_with_data_never_becomes_blank() -> Result<()> {
             for state in ["Blank", "Blank", last] {
                 set(kubectl, name, ledger(state)).await?;
             }
-            for state in ["Blank", "Intent", "Unknown"] {
-                refused(kubectl, name, ledger(state), "must never be formatted again").await?;
-            }
-            refused(
-                kubectl,
-                name,
-                json!({"status": {"format": null}}),
-                "must never be formatted again",
-            )
-            .await?;
+            refused(kubectl, name, ledger("Blank"), "cannot become Blank again").await?;
+            refused(kubectl, name, ledger("Intent"), "must never be formatted").await?;
+            refused(kubectl, name, json!({"status": {"format": null}}), "cannot be unset").await?;
             // All else of the status goes on.
             set(kubectl, name, json!({"status": {"explain": "well"}})).await?;
         }
         volume(kubectl, "unknown", json!({})).await?;
         set(kubectl, "unknown", ledger("Unknown")).await?;
         refused(kubectl, "unknown", ledger("Blank"), "cannot become Blank again").await?;
+        refused(kubectl, "unknown", ledger("Intent"), "from Blank only").await?;
+        refused(
+            kubectl,
+            "unknown",
+            json!({"status": {"format": null}}),
+            "cannot be unset",
+        )
+        .await?;
+        // After a restore from a backup the operator says Unknown, whatever the backup said.
+        set(kubectl, "formatted", ledger("Unknown")).await?;
         volume(kubectl, "unfinished", json!({})).await?;
         for state in ["Blank", "Intent", "Intent", "Formatted"] {
             set(kubectl, "unfinished", ledger(state)).await?;
