@@ -58,6 +58,8 @@ pub(super) fn ssh_config(target: &Target, dir: &TempDir) -> Result<String, NotSe
             "the address or the user has characters that do not belong there".to_owned(),
         ));
     }
+    // RouterOS may leave keepalive requests unanswered: they must never end a connection on which a command may still run.
+    let alive = limits.command_timeout.as_secs() / 20 + 2;
     Ok(format!(
         "Host {ALIAS}
 HostName {address}
@@ -81,8 +83,8 @@ ClearAllForwardings yes
 ForwardAgent no
 PermitLocalCommand no
 ConnectTimeout {connect}
-ServerAliveInterval 10
-ServerAliveCountMax 3
+ServerAliveInterval 20
+ServerAliveCountMax {alive}
 ControlPath \"{dir}/master\"
 ControlPersist {PERSIST}
 "
