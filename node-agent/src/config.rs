@@ -11,12 +11,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use rds_crds::identity::{BadPrefix, DEFAULT_NQN_PREFIX, check_prefix};
 
 /// The variable that holds the managed prefix. A variable and not a flag: it comes from ConfigMap `rds-csi-config`.
 pub(crate) const PREFIX_VARIABLE: &str = "CSI_MANAGED_NQN_PREFIX";
-
-/// The NVMe specification allows an NQN of 223 bytes at most.
-const NQN_MAX: usize = 223;
 
 /// Flags of the agent.
 #[derive(Debug, Parser)]
@@ -92,20 +90,9 @@ pub(crate) enum PrefixError {
     /// Not text.
     #[error("{PREFIX_VARIABLE} is not valid UTF-8, its value reads {0:?}; set it to an NQN prefix in plain ASCII")]
     NotText(OsString),
-    /// Rule 1.
-    #[error(
-        "{PREFIX_VARIABLE} must start with `nqn.`, its value is {0:?}; take for example nqn.2000-02.com.mikrotik:pvc-"
-    )]
-    NoNqn(String),
-    /// Rule 2.
-    #[error(
-        "{PREFIX_VARIABLE} must contain `:` after the naming authority, its value is {0:?}; take for example \
-         nqn.2000-02.com.mikrotik:pvc-"
-    )]
-    NoColon(String),
-    /// Rule 3.
-    #[error("{PREFIX_VARIABLE} must be at most {NQN_MAX} bytes long, its value is longer: {0:?}; shorten it")]
-    TooLong(String),
+    /// Against one of the rules.
+    #[error("{PREFIX_VARIABLE} is refused: {0}; take for example {DEFAULT_NQN_PREFIX}")]
+    Rule(#[from] BadPrefix),
 }
 
 impl ManagedPrefix {
@@ -113,16 +100,10 @@ impl ManagedPrefix {
     pub(crate) fn from_variable(value: Option<OsString>) -> Result<Self, PrefixError> {
         let value = value.unwrap_or_default().into_string().map_err(PrefixError::NotText)?;
         if value.is_empty() {
-            Err(PrefixError::Missing)
-        } else if !value.starts_with("nqn.") {
-            Err(PrefixError::NoNqn(value))
-        } else if !value.contains(':') {
-            Err(PrefixError::NoColon(value))
-        } else if value.len() > NQN_MAX {
-            Err(PrefixError::TooLong(value))
-        } else {
-            Ok(Self(value))
+            return Err(PrefixError::Missing);
         }
+        check_prefix(&value)?;
+        Ok(Self(value))
     }
 }
 
@@ -178,11 +159,11 @@ mod tests {
         let long = format!("nqn.2000-02.com.mikrotik:{}", "x".repeat(224 - 25));
         assert_eq!(long.len(), 224);
         for (value, rule) in [
-            ("pvc-", "must start with `nqn.`"),
-            ("NQN.2000-02.com.mikrotik:pvc-", "must start with `nqn.`"),
-            (" nqn.2000-02.com.mikrotik:pvc-", "must start with `nqn.`"),
-            ("nqn.2000-02.com.mikrotik", "must contain `:`"),
-            (long.as_str(), "must be at most 223 bytes"),
+            ("pvc-", "does not begin with `nqn.`"),
+            ("NQN.2000-02.com.mikrotik:pvc-", "does not begin with `nqn.`"),
+            (" nqn.2000-02.com.mikrotik:pvc-", "does not begin with `nqn.`"),
+            ("nqn.2000-02.com.mikrotik", "has no `:`"),
+            (long.as_str(), "at most 223 are allowed"),
         ] {
             let message = refused(Some(value));
             assert!(message.contains(rule), "{value}: {message}");

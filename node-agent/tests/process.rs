@@ -20,8 +20,8 @@ fn r7_to_r9_bad_prefixes_end_the_process_with_the_reason() {
     for (value, reason) in [
         (None, "CSI_MANAGED_NQN_PREFIX is not set"),
         (Some(""), "CSI_MANAGED_NQN_PREFIX is not set"),
-        (Some("iqn.2000-02.com.mikrotik:pvc-"), "must start with `nqn.`"),
-        (Some("nqn.2000-02"), "must contain `:`"),
+        (Some("iqn.2000-02.com.mikrotik:pvc-"), "does not begin with `nqn.`"),
+        (Some("nqn.2000-02"), "has no `:`"),
     ] {
         let mut command = agent();
         if let Some(value) = value {

@@ -15,7 +15,7 @@ use rds_operator::csi::{Csi, Settings, socket};
 use rds_operator::health::{self, Health};
 use rds_operator::leader::{self, Setup};
 use rds_operator::routeros::RouterosMetrics;
-use rds_operator::shutdown::{self, Stage};
+use rds_operator::shutdown::{self, Signals, Stage};
 use rds_operator::telemetry::{self, Telemetry};
 use rds_operator::world::World;
 use tokio::net::TcpListener;
@@ -63,6 +63,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let signals = Signals::take()?;
     let telemetry = Telemetry::new()?;
     let health = Health::default();
     let (mut csi, mut work, mut base) = (
@@ -118,7 +119,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         "started"
     );
     let mut stages = [csi, work, base];
-    let code = shutdown::run(&mut stages, &world.closing, config.shutdown_timeout).await?;
+    let code = shutdown::run(signals, &mut stages, &world.closing, config.shutdown_timeout).await;
     // The next process replaces a stale socket too; this spares sidecars a connection to nobody.
     let _ = std::fs::remove_file(config.endpoint.path());
     Ok(code)

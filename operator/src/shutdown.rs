@@ -9,7 +9,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -93,13 +93,42 @@ impl Stage {
     }
 }
 
-/// Waits for SIGTERM or SIGINT, or for a task that ends by itself, whichever comes first (R1); then stops the stages in
-/// their order within `timeout` (R2). `closing` is cancelled shortly before the time is up.
-pub async fn run(stages: &mut [Stage], closing: &CancellationToken, timeout: Duration) -> anyhow::Result<ExitCode> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+/// SIGTERM and SIGINT. Taken first of all, so that none that comes while the process starts is lost or kills it.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes them from now on.
+    pub fn take() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Waits for a signal, or for a task that ends by itself, whichever comes first (R1); then stops the stages in their order
+/// within `timeout` (R2). `closing` is cancelled shortly before the time is up.
+pub async fn run(
+    mut signals: Signals,
+    stages: &mut [Stage],
+    closing: &CancellationToken,
+    timeout: Duration,
+) -> ExitCode {
     let failed = tokio::select! {
-        _ = terminate.recv() => { info!(cause = "SIGTERM", ?timeout, "shutdown started"); false }
-        _ = interrupt.recv() => { info!(cause = "SIGINT", ?timeout, "shutdown started"); false }
+        cause = signals.next() => {
+            info!(cause, ?timeout, "shutdown started");
+            false
+        }
         ended = first_end(stages) => {
             let reason = ended.result.err().map_or_else(|| "it ended without being asked to".into(), |e| chain(e.as_ref()));
             error!(cause = ended.task, reason, ?timeout, "shutdown started");
@@ -107,11 +136,11 @@ pub async fn run(stages: &mut [Stage], closing: &CancellationToken, timeout: Dur
         }
     };
     let clean = stop(stages, closing, timeout).await;
-    Ok(if clean && !failed {
+    if clean && !failed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 async fn first_end(stages: &mut [Stage]) -> Ended {
@@ -212,9 +241,8 @@ mod tests {
         let order = Arc::default();
         let mut all = stages(&order);
         all[1].spawn("health", async { Err(anyhow::anyhow!("address in use")) });
-        let code = run(&mut all, &CancellationToken::new(), Duration::from_secs(30))
-            .await
-            .unwrap();
+        let signals = Signals::take().unwrap();
+        let code = run(signals, &mut all, &CancellationToken::new(), Duration::from_secs(30)).await;
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
         assert_eq!(
             order.lock().unwrap().len(),

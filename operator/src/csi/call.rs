@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 
 /// We answer this long before the caller's deadline, with the reason, rather than let the caller's clock cut the call.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -66,7 +66,8 @@ impl InFlight {
             });
         }
         Err(Failure::Busy(format!(
-            "another call for volume {name} is under way: wait for it, then call again"
+            "another call for volume {} is under way: wait for it, then call again",
+            shown(name)
         )))
     }
 }

@@ -14,7 +14,7 @@ use rds_crds::{RdsServer, RdsVolume, RdsVolumeSpec};
 use tokio::time::Instant;
 
 use super::capability::Capabilities;
-use super::failure::{Failure, Verdict, verdict};
+use super::failure::{Failure, Verdict, shown, verdict};
 use super::parameters::Parameters;
 use super::size::Range;
 use super::{Csi, context, is_code, placement, rpc};
@@ -56,7 +56,7 @@ impl TryFrom<CreateVolumeRequest> for Wanted {
         if let Some(key) = request.mutable_parameters.keys().min() {
             return Err(Failure::Invalid(format!(
                 "mutable parameter `{}` is not supported: remove the VolumeAttributesClass",
-                key.escape_debug()
+                shown(key)
             )));
         }
         let name = volume_name(&request.name);

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::capability::Capabilities;
-use super::failure::{Failure, Verdict, verdict};
+use super::failure::{Failure, Verdict, shown, verdict};
 use super::size::Range;
 use super::{Csi, context, is_code, rpc};
 
@@ -121,7 +121,8 @@ impl Csi {
         for _ in 0..CONFLICTS {
             let volume = self.live(name).await?.ok_or_else(|| {
                 Failure::NotFound(format!(
-                    "volume {name} does not exist: check the PersistentVolume's volumeHandle"
+                    "volume {} does not exist: check the PersistentVolume's volumeHandle",
+                    shown(name)
                 ))
             })?;
             let measured = volume.status.as_ref().and_then(|s| s.capacity);

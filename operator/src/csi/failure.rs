@@ -105,6 +105,16 @@ impl From<Failure> for Status {
     }
 }
 
+/// Text of a caller for a message: escaped, and cut where it would not fit into a gRPC header.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let mut cut: String = text.chars().take(100).flat_map(char::escape_debug).collect();
+    if text.chars().nth(100).is_some() {
+        cut.push_str("..");
+    }
+    cut
+}
+
 /// What a reason in a condition means for a call that waits for the volume to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -195,6 +205,12 @@ mod tests {
         let last: Vec<_> = last.map(Reason::as_str).collect();
         assert_eq!(last, ["Invalid", "Taken", "PoolFull", "NotSupported"]);
         assert_eq!(verdict("SomethingNewer"), Verdict::Wait);
+    }
+
+    #[test]
+    fn texts_of_callers_are_escaped_and_cut() {
+        assert_eq!(shown("a\n\u{7}\"b"), "a\\n\\u{7}\\\"b");
+        assert_eq!(shown(&"x".repeat(1 << 20)).len(), 102);
     }
 
     #[test]

@@ -78,12 +78,17 @@ impl Csi {
     ) -> Result<(), tonic::transport::Error> {
         let identity = IdentityServer::new(self.clone()).max_decoding_message_size(MESSAGE_MAX);
         let controller = ControllerServer::new(self).max_decoding_message_size(MESSAGE_MAX);
-        tonic::transport::Server::builder()
-            .layer(rpc::Metered(telemetry))
+        let metered = rpc::Metered::new(telemetry);
+        let server = tonic::transport::Server::builder()
+            .layer(metered.clone())
             .add_service(identity)
             .add_service(controller)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
-            .await
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.clone().cancelled_owned());
+        tokio::select! {
+            ended = server => ended,
+            // A client that does not take its leave must not hold the process.
+            () = metered.drained(stop) => Ok(()),
+        }
     }
 
     fn volumes(&self) -> Api<RdsVolume> {

@@ -9,7 +9,7 @@ use rds_crds::volume::{ClaimReference, Connection, FsType, MigrationPolicy};
 use tracing::warn;
 
 use super::capability::filesystem;
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 
 /// Every key that is known. Those under `csi.storage.k8s.io/` come from the provisioner and its `--extra-create-metadata`.
 pub const KEYS: [&str; 19] = [
@@ -82,7 +82,7 @@ impl Parameters {
         if let Some(key) = unknown.first() {
             return Err(Failure::Invalid(format!(
                 "StorageClass parameter `{}` is not known: remove it, or use one of {}",
-                key.escape_debug(),
+                shown(key),
                 KEYS[..15].join(", ")
             )));
         }
@@ -122,10 +122,7 @@ impl Parameters {
 }
 
 fn refuse(key: &str, value: &str, how: &str) -> Failure {
-    Failure::Invalid(format!(
-        "StorageClass parameter `{key}` is `{}`: {how}",
-        value.escape_debug()
-    ))
+    Failure::Invalid(format!("StorageClass parameter `{key}` is `{}`: {how}", shown(value)))
 }
 
 /// Digits with at most a leading minus; what else `parse` would take (a plus sign) is refused (B55).
@@ -241,10 +238,7 @@ fn one_filesystem(new: Option<&str>, old: Option<&str>) -> Result<Option<FsType>
         (Some(new), Some(old)) if new != old => Err(refuse(
             "fsType",
             old,
-            &format!(
-                "`csi.storage.k8s.io/fstype` says `{}`; keep only that one",
-                new.escape_debug()
-            ),
+            &format!("`csi.storage.k8s.io/fstype` says `{}`; keep only that one", shown(new)),
         )),
         (given, other) => given.or(other).map(filesystem).transpose().map(Option::flatten),
     }

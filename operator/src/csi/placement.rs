@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 use rds_crds::RdsServer;
 use rds_crds::identity::{DEFAULT_NQN_PREFIX, NQN_MAX, NQN_RESERVED, base_nqn, default_path, default_slot};
 
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 use super::parameters::{DEFAULT_SERVER, Parameters};
 
 /// Names of one volume on its appliance.
@@ -44,7 +44,7 @@ pub fn server_name(parameters: &Parameters, servers: &[Arc<RdsServer>]) -> Resul
         [] => Err(Failure::Invalid(format!(
             "no RdsServer has the management address that StorageClass parameter `rdsAddress` says, `{}`: create one, or \
              name one with parameter `server`",
-            address.escape_debug()
+            shown(address)
         ))),
         several => Err(Failure::Invalid(format!(
             "several RdsServers have the management address of StorageClass parameter `rdsAddress`: {}; name one with \
@@ -65,7 +65,7 @@ pub fn check(parameters: &Parameters, server: &RdsServer) -> Result<(), Failure>
     let differs = |key: &str, given: &str, has: &str| {
         Err(Failure::Invalid(format!(
             "StorageClass parameter `{key}` is `{}`, but RdsServer `{name}` has `{has}`: correct or remove the parameter",
-            given.escape_debug()
+            shown(given)
         )))
     };
     match &parameters.rds_address {

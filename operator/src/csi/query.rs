@@ -6,7 +6,7 @@ use rds_crds::RdsVolume;
 use tracing::warn;
 
 use super::capability::Capabilities;
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 use super::parameters::Parameters;
 use super::{Csi, context, placement, rpc, size};
 
@@ -35,7 +35,8 @@ impl Csi {
             Some(spec) => spec,
             None => self.live(name).await?.map(|v| v.spec).ok_or_else(|| {
                 Failure::NotFound(format!(
-                    "volume {name} does not exist: check the PersistentVolume's volumeHandle"
+                    "volume {} does not exist: check the PersistentVolume's volumeHandle",
+                    shown(name)
                 ))
             })?,
         };
@@ -141,7 +142,7 @@ fn page(names: &[&str], max_entries: i32, token: &str) -> Result<(std::ops::Rang
         _ => {
             return Err(Failure::Busy(format!(
                 "starting_token `{}` is not one of ours: list from the start, with an empty token",
-                token.escape_debug()
+                shown(token)
             )));
         }
     };

@@ -6,15 +6,22 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, debug, field, info, info_span, warn};
 
+use super::failure::shown;
 use crate::telemetry::Telemetry;
+
+/// How long after the last call of a stopping server its connections are left to the other side.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Methods by which series are labelled, and the operation on volumes that each is. Anything else is `other`.
 const METHODS: [(&str, Option<&str>); 17] = [
@@ -39,7 +46,33 @@ const METHODS: [(&str, Option<&str>); 17] = [
 
 /// Wraps services.
 #[derive(Clone)]
-pub struct Metered(pub Telemetry);
+pub struct Metered {
+    telemetry: Telemetry,
+    calls: watch::Sender<usize>,
+}
+
+impl Metered {
+    /// Counts into these series.
+    #[must_use]
+    pub fn new(telemetry: Telemetry) -> Self {
+        Self {
+            telemetry,
+            calls: watch::channel(0).0,
+        }
+    }
+
+    /// Ends when `stop` is cancelled and no call has been under way for a moment.
+    pub async fn drained(self, stop: CancellationToken) {
+        stop.cancelled().await;
+        let mut calls = self.calls.subscribe();
+        while calls.wait_for(|calls| *calls == 0).await.is_ok() {
+            // The last answer is on its way to the socket still.
+            if timeout(LINGER, calls.wait_for(|calls| *calls > 0)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
 
 impl<S> Layer<S> for Metered {
     type Service = MeteredService<S>;
@@ -47,7 +80,7 @@ impl<S> Layer<S> for Metered {
     fn layer(&self, inner: S) -> Self::Service {
         MeteredService {
             inner,
-            telemetry: self.0.clone(),
+            metered: self.clone(),
         }
     }
 }
@@ -56,7 +89,7 @@ impl<S> Layer<S> for Metered {
 #[derive(Clone)]
 pub struct MeteredService<S> {
     inner: S,
-    telemetry: Telemetry,
+    metered: Metered,
 }
 
 impl<S> Service<Request<Body>> for MeteredService<S>
@@ -81,7 +114,7 @@ where
         let span = info_span!("rpc", method, volume = field::Empty);
         let entered = span.enter();
         let answer = self.inner.call(request);
-        let running = Running::new(self.telemetry.clone(), method, operation);
+        let running = Running::new(&self.metered, method, operation);
         drop(entered);
         Box::pin(
             async move {
@@ -96,12 +129,13 @@ where
 
 /// Says in the log of this call which volume it is about.
 pub fn about(volume: &str) {
-    Span::current().record("volume", volume);
+    Span::current().record("volume", shown(volume));
 }
 
 /// A call under way.
 struct Running {
     telemetry: Telemetry,
+    calls: watch::Sender<usize>,
     method: &'static str,
     operation: Option<&'static str>,
     started: Instant,
@@ -110,11 +144,14 @@ struct Running {
 }
 
 impl Running {
-    fn new(telemetry: Telemetry, method: &'static str, operation: Option<&'static str>) -> Self {
+    fn new(metered: &Metered, method: &'static str, operation: Option<&'static str>) -> Self {
+        let Metered { telemetry, calls } = metered.clone();
+        calls.send_modify(|calls| *calls += 1);
         telemetry.rpcs_in_flight.with_label_values(&[method]).inc();
         let message = "given up by the caller".to_owned();
         Self {
             telemetry,
+            calls,
             method,
             operation,
             started: Instant::now(),
@@ -133,6 +170,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let (method, seconds) = (self.method, self.started.elapsed().as_secs_f64());
         let code = format!("{:?}", self.code);
+        self.calls.send_modify(|calls| *calls -= 1);
         self.telemetry.rpcs_in_flight.with_label_values(&[method]).dec();
         self.telemetry.rpcs.with_label_values(&[method, &code]).inc();
         if let Some(operation) = self.operation {
@@ -169,7 +207,11 @@ mod tests {
             std::future::ready(Ok::<_, std::convert::Infallible>(answer))
         });
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
-        Metered(telemetry.clone()).layer(inner).oneshot(request).await.unwrap();
+        Metered::new(telemetry.clone())
+            .layer(inner)
+            .oneshot(request)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
@@ -207,7 +249,7 @@ mod tests {
             .uri("/csi.v1.Controller/DeleteVolume")
             .body(Body::empty())
             .unwrap();
-        let mut service = Metered(telemetry.clone()).layer(inner);
+        let mut service = Metered::new(telemetry.clone()).layer(inner);
         drop(service.call(request));
         assert!(
             telemetry

@@ -43,13 +43,17 @@ impl RouterosMetrics {
             )?,
             in_flight: gauge("rds_csi_routeros_in_flight", "Commands running now", &["address"])?,
             state: gauge(
-                "rds_connection_state",
+                "rds_csi_rds_connection_state",
                 "1 when the SSH connection is up, else 0",
                 &["address"],
             )?,
-            reconnects: counter("rds_reconnect_total", "Attempts to connect, by result", &["status"])?,
+            reconnects: counter(
+                "rds_csi_rds_reconnect_total",
+                "Attempts to connect, by result",
+                &["status"],
+            )?,
             reconnect_duration: seconds(
-                "rds_reconnect_duration_seconds",
+                "rds_csi_rds_reconnect_duration_seconds",
                 "Time that a connect takes",
                 &["status"],
             )?,

@@ -83,6 +83,13 @@ async fn b54_a_volume_grows_to_what_is_measured_and_always_asks_for_the_node() {
         Code::NotFound,
         "does not exist",
     );
+    let mut huge = expansion(GI);
+    huge.volume_id = "x".repeat(1 << 20);
+    code(
+        bench.controller.controller_expand_volume(huge).await,
+        Code::NotFound,
+        "xx.. does not exist",
+    );
     bench.controller.create_volume(creation(PVC, GI)).await.unwrap();
     bench.calls();
     for _ in 0..2 {
