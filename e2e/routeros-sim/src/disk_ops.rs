@@ -1,15 +1,13 @@
 //! `/disk add | set | unset | remove | enable | disable | comment | copy`.
 
 use crate::ast::Arg;
-use crate::disk::{Disk, Image, Key};
+use crate::disk::{Disk, Image};
 use crate::error::{Fail, Run};
-use crate::file::{file_name, parent, root};
+use crate::file::{file_name, root};
 use crate::interp::{Args, Interp};
-use crate::knobs::{Allocation, ExistingFile, ExportOff, MissingDirectory, NamespaceUuid, Policy, Resize, TooLong};
-use crate::schema::{Menu, Version};
+use crate::knobs::{Policy, Resize};
+use crate::schema::Menu;
 use crate::value::{Value, parse_size};
-use crate::view::DiskView;
-use std::time::Duration;
 
 const TYPES: &[&str] = &[
     "raid",
@@ -34,30 +32,6 @@ fn yes_no(name: &str, text: &str) -> Run<bool> {
     }
 }
 
-/// Cuts at a character boundary.
-fn cut(text: &str, limit: usize) -> String {
-    let end = text
-        .char_indices()
-        .map(|(i, c)| i + c.len_utf8())
-        .take_while(|end| *end <= limit)
-        .last()
-        .unwrap_or(0);
-    text.get(..end).unwrap_or_default().to_owned()
-}
-
-fn random_uuid() -> String {
-    let b: [u8; 16] = rand::random();
-    let hex: String = b.iter().map(|b| format!("{b:02x}")).collect();
-    format!(
-        "{}-{}-4{}-8{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[13..16],
-        &hex[17..20],
-        &hex[20..]
-    )
-}
-
 impl Interp<'_> {
     fn texts(&mut self, args: &[Arg]) -> Run<Vec<(String, String)>> {
         args.iter()
@@ -70,7 +44,6 @@ impl Interp<'_> {
     }
 
     pub(crate) fn disk_add(&mut self, args: Args<'_>) -> Run<Value> {
-        self.pause(Duration::from_millis(self.knobs.add_latency_ms));
         let given = self.texts(args.0)?;
         let get = |name: &str| given.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
         let mut disk = Disk {
@@ -162,138 +135,6 @@ impl Interp<'_> {
         let id = self.state().add_disk(disk);
         self.appliance.touch();
         Ok(Value::Id(id))
-    }
-
-    fn limit_slot(&self, slot: String) -> Run<String> {
-        if slot.len() <= self.knobs.slot_limit {
-            return Ok(slot);
-        }
-        match self.knobs.slot_too_long {
-            TooLong::Reject => Err(Fail::refused(&self.knobs.slot_too_long_text)),
-            TooLong::Truncate => Ok(cut(&slot, self.knobs.slot_limit)),
-        }
-    }
-
-    fn auto_slot(&mut self, kind: &str, path: Option<&str>) -> String {
-        let base = match path {
-            Some(path) => format!("file-{}", file_name(path).replace('/', "-")),
-            None => kind.to_owned(),
-        };
-        let base = cut(&base, self.knobs.slot_limit);
-        let disks = &self.state().disks;
-        if path.is_some() && disks.slot(&base).is_none() {
-            return base;
-        }
-        (1u32..)
-            .map(|n| format!("{base}{n}"))
-            .find(|s| disks.slot(s).is_none())
-            .unwrap_or(base)
-    }
-
-    /// Makes or reuses the file behind a file disk.
-    fn open_image(&mut self, path: &str, size: Option<u64>) -> Run<Image> {
-        let name = file_name(path).to_owned();
-        if name.is_empty() || name.ends_with('/') || name.split('/').any(|c| c.is_empty() || c == "." || c == "..") {
-            return Err(Fail::invalid("file-path"));
-        }
-        let full = format!("/{name}");
-        let taken = self.state().disks.ids(Key::Path, &full).is_some();
-        if taken && self.knobs.duplicate_path == Policy::Reject {
-            return Err(Fail::refused(&self.knobs.existing_file_text));
-        }
-        if let Some(file) = self.state().files.get(&name).cloned() {
-            if file.is_directory() {
-                return Err(Fail::invalid("file-path"));
-            }
-            let size = match self.knobs.existing_file {
-                ExistingFile::Fail => return Err(Fail::refused(&self.knobs.existing_file_text)),
-                ExistingFile::Keep => file.size,
-                ExistingFile::Grow => file.size.max(size.unwrap_or(0)),
-            };
-            self.resize_file(&name, size)?;
-            return Ok(Image {
-                path: full,
-                size,
-                offset: 0,
-            });
-        }
-        let size = size.filter(|s| *s > 0).ok_or_else(|| Fail::invalid("file-size"))?;
-        self.make_directories(&name)?;
-        let allocated = self.reserve(&name, 0, size)?;
-        self.state().add_file(&name, ".img file", size, allocated, "");
-        Ok(Image {
-            path: full,
-            size,
-            offset: 0,
-        })
-    }
-
-    fn make_directories(&mut self, name: &str) -> Run<()> {
-        let dir = parent(name).to_owned();
-        if self
-            .state()
-            .files
-            .get(&dir)
-            .is_some_and(crate::file::File::is_directory)
-        {
-            return Ok(());
-        }
-        let missing = Fail::refused(&self.knobs.missing_directory_text);
-        if self.knobs.missing_directory == MissingDirectory::Fail || self.state().pool_of(name).is_none() {
-            return Err(missing);
-        }
-        let mut at = String::new();
-        for part in dir.split('/') {
-            at = if at.is_empty() {
-                part.to_owned()
-            } else {
-                format!("{at}/{part}")
-            };
-            match self.state().files.get(&at).map(crate::file::File::is_directory) {
-                Some(true) => {}
-                Some(false) => return Err(missing),
-                None => {
-                    self.state().add_file(&at, "directory", 0, 0, "");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes that a file of `size` takes, if the pool has them beside the `now` it takes already.
-    pub(crate) fn reserve(&mut self, name: &str, now: u64, size: u64) -> Run<u64> {
-        let full = Fail::refused(&self.knobs.no_space_text);
-        if (self.knobs.pool_full || self.overrides.pool_full) && size > now {
-            return Err(full);
-        }
-        if self.knobs.allocation == Allocation::Sparse {
-            return Ok(now.min(size));
-        }
-        let state = self.state();
-        let Some(pool) = state.pool_of(name) else {
-            return Err(Fail::refused(&self.knobs.missing_directory_text));
-        };
-        if size.saturating_sub(now) > state.free(pool) {
-            Err(full)
-        } else {
-            Ok(size)
-        }
-    }
-
-    fn resize_file(&mut self, name: &str, size: u64) -> Run<()> {
-        let Some((old, held)) = self.state().files.get(name).map(|f| (f.size, f.allocated)) else {
-            return Ok(());
-        };
-        if old == size {
-            return Ok(());
-        }
-        let allocated = self.reserve(name, held, size)?;
-        self.state().files.update(name, |f| {
-            f.size = size;
-            f.allocated = allocated;
-            f.modified = crate::state::now();
-        });
-        Ok(())
     }
 
     pub(crate) fn disk_set(&mut self, args: Args<'_>) -> Run<Value> {
@@ -421,66 +262,6 @@ impl Interp<'_> {
             }
         }
         Ok(())
-    }
-
-    fn limit_comment(&self, text: &str) -> Run<String> {
-        let limit = self.knobs.comment_limit;
-        if limit == 0 || text.len() <= limit {
-            return Ok(text.to_owned());
-        }
-        match self.knobs.comment_too_long {
-            TooLong::Reject => Err(Fail::invalid("comment")),
-            TooLong::Truncate => Ok(cut(text, limit)),
-        }
-    }
-
-    fn switch_export(&mut self, disk: &mut Disk, on: bool) -> Run<()> {
-        let was_on = disk.export.on;
-        if on {
-            self.check_nqn(disk)?;
-        }
-        if on && !disk.export.on {
-            disk.export.times += 1;
-            let keep = disk.export.namespace_uuid.clone();
-            disk.export.namespace_uuid = match self.knobs.namespace_uuid {
-                NamespaceUuid::Stable => Some(keep.unwrap_or_else(random_uuid)),
-                NamespaceUuid::Random => Some(random_uuid()),
-                NamespaceUuid::Absent => None,
-            };
-        }
-        if disk.export.on && !on && self.knobs.export_off == ExportOff::DropsSessions {
-            disk.export.sessions.clear();
-        }
-        disk.export.on = on;
-        // A toggle is the moment at which the size behind the export is read again.
-        if let Some(image) = &disk.image
-            && (!on || !was_on || self.knobs.resize == Resize::Live)
-        {
-            disk.size = image.size;
-            disk.export.visible_size = image.size;
-        }
-        Ok(())
-    }
-
-    fn check_nqn(&mut self, disk: &Disk) -> Run<()> {
-        if self.knobs.duplicate_nqn == Policy::Accept || self.knobs.version < Version(7, 21, 0) {
-            return Ok(());
-        }
-        let knobs = self.knobs.clone();
-        let view = DiskView {
-            state: self.state(),
-            knobs: &knobs,
-        };
-        let nqn = view.nqn(disk);
-        let other = |d: &Disk| d.id != disk.id && d.export.on && view.nqn(d) == nqn;
-        let same_name = nqn.rsplit_once(':').map_or(nqn.as_str(), |(_, slot)| slot);
-        let clash =
-            view.state.disks.find(Key::Nqn, &nqn).any(other) || view.state.disks.find(Key::Slot, same_name).any(other);
-        if clash {
-            Err(Fail::refused(&knobs.duplicate_nqn_text))
-        } else {
-            Ok(())
-        }
     }
 
     fn each(&mut self, args: Args<'_>, f: impl Fn(&mut Disk)) -> Run<Value> {

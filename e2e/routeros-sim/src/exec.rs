@@ -94,7 +94,9 @@ pub(crate) async fn run_job(job: Job, ends: Ends) {
     let appliance = job.server.appliance.clone();
     let knobs = appliance.knobs();
     let fault = appliance.take_fault(&job.line);
-    tokio::time::sleep(Duration::from_millis(knobs.latency_ms)).await;
+    let adds = job.line.contains("/disk/add") || job.line.contains("/disk add");
+    let latency = knobs.latency_ms + if adds { knobs.add_latency_ms } else { 0 };
+    tokio::time::sleep(Duration::from_millis(latency)).await;
     let overrides = Overrides {
         pool_full: fault == Some(FaultKind::PoolFull),
         read_only: fault == Some(FaultKind::NoPermission),

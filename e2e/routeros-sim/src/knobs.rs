@@ -168,7 +168,7 @@ pub struct Knobs {
     pub down: bool,
     /// Milliseconds before every command.
     pub latency_ms: u64,
-    /// Milliseconds more before every `/disk add`.
+    /// Milliseconds more before a line with a `/disk add` in it.
     pub add_latency_ms: u64,
     pub channels: Channels,
     /// Milliseconds before a channel opens.

@@ -3,8 +3,8 @@
 //! The whole line is read before anything runs, so an unknown argument or menu costs nothing (facts, rule 5 of the
 //! simulator specification). Invariant: any input gives a tree or an error with a column, never a panic.
 
-use crate::ast::{Arg, ArgValue, Command, Expr, Op, Stmt, Target};
-use crate::schema::{self, GLOBALS, Menu, Verb, Version};
+use crate::ast::{Arg, ArgValue, Command, Expr, Stmt, Target};
+use crate::schema::{GLOBALS, Menu, Version};
 
 /// What the grammar depends on.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub(crate) struct Parser<'a> {
     pub(crate) src: &'a [u8],
     pub(crate) pos: usize,
     pub(crate) dialect: &'a Dialect,
-    cwd: Vec<String>,
+    pub(crate) cwd: Vec<String>,
     depth: u32,
     /// Inside `where`: the menu whose properties barewords name.
     pub(crate) row: Option<Menu>,
@@ -277,7 +277,7 @@ impl Parser<'_> {
     }
 
     /// Consumes `name=` if it stands here.
-    fn argument_name(&mut self) -> Option<String> {
+    pub(crate) fn argument_name(&mut self) -> Option<String> {
         let start = self.pos;
         let name = self.take_while(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'.');
         if !name.is_empty() && self.eat("=") {
@@ -287,14 +287,14 @@ impl Parser<'_> {
         None
     }
 
-    fn unknown_argument<T>(&self, name: &str, pos: usize) -> Parsed<T> {
+    pub(crate) fn unknown_argument<T>(&self, name: &str, pos: usize) -> Parsed<T> {
         if self.dialect.bad_parameter {
             return self.fail(&format!("bad parameter {name}"), pos);
         }
         self.fail("expected end of command", pos)
     }
 
-    fn unknown_command(&mut self, name: &str, start: usize) -> Parsed<Stmt> {
+    pub(crate) fn unknown_command(&mut self, name: &str, start: usize) -> Parsed<Stmt> {
         let text = format!("bad command name {name} (line 1 column {})", start + 1);
         if !self.dialect.late_bad_command {
             return Err(ParseError(text));
@@ -314,124 +314,6 @@ impl Parser<'_> {
             args: Vec::new(),
             cond: None,
         }))
-    }
-
-    fn menu_command(&mut self, mut path: Vec<String>) -> Parsed<Stmt> {
-        let start = self.pos;
-        loop {
-            self.spaces();
-            while self.peek() == Some(b'/') {
-                self.pos += 1;
-            }
-            self.spaces();
-            let word_at = self.pos;
-            let word = self.take_while(|c| c.is_ascii_alphanumeric() || c == b'-');
-            if word.is_empty() {
-                if self.more_arguments() {
-                    return self.fail("syntax error", self.pos);
-                }
-                let target = Target::Enter(path);
-                return Ok(Stmt::Command(Command {
-                    pos: start,
-                    target,
-                    args: Vec::new(),
-                    cond: None,
-                }));
-            }
-            path.push(word);
-            if schema::menu(&path).is_some() {
-                continue;
-            }
-            let word = path.pop().unwrap_or_default();
-            let found = schema::menu(&path)
-                .flatten()
-                .and_then(|m| m.verb(&word, self.dialect.version).map(|v| (m, v)))
-                .or_else(|| {
-                    (word == "print")
-                        .then(|| schema::menu(&path).flatten().map(|m| (m, Verb::Print)))
-                        .flatten()
-                });
-            let Some((menu, verb)) = found else {
-                return self.unknown_command(&word, word_at);
-            };
-            let outer = std::mem::replace(&mut self.cwd, path);
-            let outer_row = self.row.take();
-            let command = self.menu_arguments(start, menu, verb);
-            self.cwd = outer;
-            self.row = outer_row;
-            return command;
-        }
-    }
-
-    fn menu_arguments(&mut self, start: usize, menu: Menu, verb: Verb) -> Parsed<Stmt> {
-        let v = self.dialect.version;
-        let (mut args, mut cond): (Vec<Arg>, Option<Expr>) = (Vec::new(), None);
-        while self.more_arguments() {
-            let pos = self.pos;
-            if matches!(verb, Verb::Print | Verb::Find) {
-                if self.word("where") || verb == Verb::Find {
-                    cond = self.conditions(menu)?;
-                    break;
-                }
-                self.pos = pos;
-            }
-            if let Some(name) = self.argument_name() {
-                if menu.takes(verb, &name, v) {
-                    let value = ArgValue::Expr(self.argument(false)?);
-                    args.push(Arg {
-                        name: Some(name),
-                        pos,
-                        value,
-                    });
-                    continue;
-                }
-                if menu.takes_flag(verb, &name, v) {
-                    return self.fail("expected end of command", self.pos - 1);
-                }
-                return self.unknown_argument(&name, pos);
-            }
-            let value = self.argument(false)?;
-            match value {
-                Expr::Bare(word) if menu.takes_flag(verb, &word, v) => {
-                    args.push(Arg {
-                        name: Some(word),
-                        pos,
-                        value: ArgValue::Expr(Expr::Bare("yes".into())),
-                    });
-                }
-                value => {
-                    if args.iter().filter(|a| a.name.is_none()).count() >= menu.positional(verb) {
-                        return self.fail("expected end of command", pos);
-                    }
-                    args.push(Arg {
-                        name: None,
-                        pos,
-                        value: ArgValue::Expr(value),
-                    });
-                }
-            }
-        }
-        Ok(Stmt::Command(Command {
-            pos: start,
-            target: Target::Menu(menu, verb),
-            args,
-            cond,
-        }))
-    }
-
-    /// The condition behind `where`; several in a row are joined by `and`.
-    fn conditions(&mut self, menu: Menu) -> Parsed<Option<Expr>> {
-        self.row = Some(menu);
-        let mut all: Option<Expr> = None;
-        while self.more_arguments() {
-            let one = self.expr()?;
-            all = Some(match all {
-                None => one,
-                Some(left) => Expr::Binary(Op::And, Box::new(left), Box::new(one)),
-            });
-        }
-        self.row = None;
-        Ok(all)
     }
 
     /// Consumes the word if it stands here as a whole word.

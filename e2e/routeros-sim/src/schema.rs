@@ -1,5 +1,6 @@
 //! The command tree: which menus, verbs, arguments and properties exist in which version.
 
+pub(crate) use crate::tables::{Access, DISK_FLAGS, DISK_PROPS, GLOBALS};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -177,10 +178,10 @@ impl Menu {
     }
 }
 
-const BASE: Version = Version(7, 17, 0);
-const V18: Version = Version(7, 18, 0);
+pub(crate) const BASE: Version = Version(7, 17, 0);
+pub(crate) const V18: Version = Version(7, 18, 0);
 const V19: Version = Version(7, 19, 0);
-const V21: Version = Version(7, 21, 0);
+pub(crate) const V21: Version = Version(7, 21, 0);
 const V22: Version = Version(7, 22, 0);
 const V23: Version = Version(7, 23, 0);
 const V24: Version = Version(7, 24, 0);
@@ -244,125 +245,6 @@ const FILESYSTEM_VERBS: &[(&str, Verb, Version)] = &[
     ("remove", Verb::Unmodelled, V18),
     ("balance", Verb::Unmodelled, V18),
     ("scrub", Verb::Unmodelled, V18),
-];
-
-/// How a property may be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// `add` and `set` take it.
-    Write,
-    /// Only read.
-    Read,
-}
-
-/// `/disk` properties in the order in which `print detail` shows them, with the version that brought them.
-pub(crate) const DISK_PROPS: &[(&str, Access, Version)] = &[
-    ("type", Access::Write, BASE),
-    ("slot", Access::Write, BASE),
-    ("slot-default", Access::Read, BASE),
-    ("parent", Access::Write, BASE),
-    ("fs-label", Access::Read, BASE),
-    ("fs-uuid", Access::Read, BASE),
-    ("fs", Access::Read, BASE),
-    ("model", Access::Read, BASE),
-    ("serial", Access::Read, BASE),
-    ("fw-version", Access::Read, BASE),
-    ("size", Access::Read, BASE),
-    ("free", Access::Read, BASE),
-    ("total-inodes", Access::Read, BASE),
-    ("free-inodes", Access::Read, BASE),
-    ("use", Access::Read, BASE),
-    ("mount-point", Access::Read, BASE),
-    ("mount-point-template", Access::Write, BASE),
-    ("mount-filesystem", Access::Write, BASE),
-    ("mount-read-only", Access::Write, BASE),
-    ("compress", Access::Write, V18),
-    ("sector-size", Access::Read, BASE),
-    ("interface", Access::Read, BASE),
-    ("interface-speed", Access::Read, BASE),
-    ("raid-type", Access::Write, BASE),
-    ("raid-device-count", Access::Write, BASE),
-    ("raid-max-component-size", Access::Write, BASE),
-    ("raid-chunk-size", Access::Write, BASE),
-    ("raid-master", Access::Write, BASE),
-    ("raid-role", Access::Write, BASE),
-    ("raid-member-failed", Access::Write, BASE),
-    ("raid-member-state", Access::Read, BASE),
-    ("state", Access::Read, BASE),
-    ("raid-uuid", Access::Read, BASE),
-    ("nvme-tcp-export", Access::Write, BASE),
-    ("nvme-tcp-server-port", Access::Write, BASE),
-    ("nvme-tcp-server-nqn", Access::Write, V21),
-    ("nvme-tcp-server-allow-host-name", Access::Write, BASE),
-    ("nvme-tcp-server-password", Access::Write, BASE),
-    ("nvme-tcp-server-secret", Access::Read, BASE),
-    ("nvme-tcp-address", Access::Write, BASE),
-    ("nvme-tcp-port", Access::Write, BASE),
-    ("nvme-tcp-nqn", Access::Write, V21),
-    ("nvme-tcp-host-name", Access::Write, BASE),
-    ("nvme-tcp-password", Access::Write, BASE),
-    ("iscsi-export", Access::Write, BASE),
-    ("iscsi-server-port", Access::Write, V21),
-    ("iscsi-server-iqn", Access::Write, V21),
-    ("iscsi-address", Access::Write, BASE),
-    ("iscsi-port", Access::Write, BASE),
-    ("iscsi-iqn", Access::Write, BASE),
-    ("nfs-sharing", Access::Write, BASE),
-    ("nfs-address", Access::Write, BASE),
-    ("nfs-share", Access::Write, BASE),
-    ("smb-sharing", Access::Write, BASE),
-    ("smb-server-user", Access::Write, V21),
-    ("smb-server-password", Access::Write, V21),
-    ("smb-server-encryption", Access::Write, V21),
-    ("smb-address", Access::Write, BASE),
-    ("smb-share", Access::Write, BASE),
-    ("smb-user", Access::Write, BASE),
-    ("smb-password", Access::Write, BASE),
-    ("media-sharing", Access::Write, BASE),
-    ("media-interface", Access::Write, BASE),
-    ("swap", Access::Write, BASE),
-    ("partition-number", Access::Write, BASE),
-    ("partition-offset", Access::Write, BASE),
-    ("partition-size", Access::Write, BASE),
-    ("tmpfs-max-size", Access::Write, BASE),
-    ("ramdisk-size", Access::Write, BASE),
-    ("crypted-backend", Access::Write, BASE),
-    ("encryption-key", Access::Write, BASE),
-    ("self-encryption-password", Access::Write, BASE),
-    ("sshfs-address", Access::Write, BASE),
-    ("sshfs-port", Access::Write, BASE),
-    ("sshfs-user", Access::Write, BASE),
-    ("sshfs-password", Access::Write, BASE),
-    ("sshfs-path", Access::Write, BASE),
-    ("file-path", Access::Write, BASE),
-    ("file-size", Access::Write, BASE),
-    ("file-offset", Access::Write, BASE),
-    ("comment", Access::Write, BASE),
-    ("disabled", Access::Write, BASE),
-];
-
-/// Flags of `/disk`: letter, name, and the group (one character column each) they share.
-pub(crate) const DISK_FLAGS: &[(char, &str, u8)] = &[
-    ('X', "disabled", 0),
-    ('A', "acquired", 1),
-    ('E', "empty", 1),
-    ('B', "block-device", 2),
-    ('M', "mounted", 3),
-    ('F', "formatting", 3),
-    ('S', "swap-enabled", 3),
-    ('f', "raid-member-failed", 4),
-    ('r', "raid-member", 4),
-    ('c', "encrypted", 4),
-    ('g', "guid-partition-table", 4),
-    ('p', "partition", 4),
-    ('t', "nvme-tcp-export", 5),
-    ('i', "iscsi-export", 6),
-    ('s', "smb-sharing", 7),
-    ('n', "nfs-sharing", 8),
-    ('m', "media-sharing", 9),
-    ('L', "self-encrypted-and-locked", 10),
-    ('O', "self-encryption-enabled", 10),
-    ('o', "self-encryption-supported", 10),
 ];
 
 const FILE_PROPS: &[&str] = &["name", "type", "size", "last-modified", "contents"];
@@ -518,38 +400,3 @@ impl Menu {
         }
     }
 }
-
-/// Global commands and the arguments they take.
-pub(crate) const GLOBALS: &[(&str, &[&str])] = &[
-    ("put", &["message"]),
-    ("local", &["name", "value", "do"]),
-    ("global", &["name", "value", "do"]),
-    ("set", &["name", "value", "do"]),
-    ("if", &["condition", "do", "else"]),
-    ("foreach", &["counter", "in", "do"]),
-    ("for", &["counter", "from", "to", "step", "do"]),
-    ("while", &["condition", "do"]),
-    ("do", &["command", "while", "on-error"]),
-    ("onerror", &["error", "in", "do"]),
-    ("error", &["message"]),
-    ("delay", &["delay-time"]),
-    ("len", &["value"]),
-    (
-        "serialize",
-        &["value", "to", "options", "file-name", "delimiter", "order"],
-    ),
-    ("pick", &["counter", "begin", "end"]),
-    ("find", &["in", "key", "from"]),
-    ("tostr", &["value"]),
-    ("tonum", &["value"]),
-    ("tobool", &["value"]),
-    ("toid", &["value"]),
-    ("totime", &["value"]),
-    ("toarray", &["value"]),
-    ("typeof", &["value"]),
-    ("parse", &["script"]),
-    ("nothing", &[]),
-    ("return", &["value"]),
-    ("log", &["level", "message"]),
-    ("quit", &[]),
-];
