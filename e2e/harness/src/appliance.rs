@@ -276,6 +276,32 @@ impl Appliance {
         })
     }
 
+    /// Removes the row of a disk as a person at the console would: the file stays.
+    pub fn remove_row(&self, volume: &str) -> Result<()> {
+        self.sim.edit(|state| {
+            let found = state
+                .disks
+                .iter()
+                .find(|disk| disk.export.nqn.ends_with(volume))
+                .map(|disk| disk.id);
+            state
+                .disks
+                .remove(found.with_context(|| format!("no disk of {volume}"))?);
+            Ok(())
+        })
+    }
+
+    /// Removes every file disk with its file: the end of a test that left some on purpose.
+    pub async fn wipe(&self) {
+        self.sim.exec("/disk remove [find type=file]").await;
+        self.sim
+            .exec(&format!(
+                "/file remove [find name~\"^{}/.*img\"]",
+                BASE_PATH.trim_start_matches('/')
+            ))
+            .await;
+    }
+
     /// Puts somebody else's disk there.
     pub fn add_foreign_disk(&self, slot: &str, comment: &str) {
         let path = format!("{BASE_PATH}/{slot}.img");

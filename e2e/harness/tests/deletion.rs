@@ -121,7 +121,7 @@ fn d2_a_server_goes_only_after_its_volumes() -> Result<()> {
         appliance.assert_empty()?;
         if printed.success {
             kubectl
-                .run(&["wait", "--for=delete", "rdsserver/server", "--timeout=60s"])
+                .run(&["wait", "--for=delete", "rdsserver/server", "--timeout=120s"])
                 .await?;
         }
         Ok(())
