@@ -271,7 +271,7 @@ fn i11_what_belongs_to_somebody_else_is_never_touched() -> Result<()> {
                 .unwrap_or_default();
             let told = conditions
                 .iter()
-                .any(|c| c.type_ == "Provisioned" && c.status == "False" && c.message.contains(&before.slot));
+                .any(|c| c.type_ == "Ready" && c.status == "False" && c.message.contains(&before.slot));
             ensure!(told, "{conditions:?}");
             Ok(())
         })

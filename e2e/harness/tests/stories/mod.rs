@@ -140,7 +140,7 @@ impl World<'_> {
             let status = self.lab.volumes().get(name).await?.status.context("no status")?;
             let told = |c: &&_| -> bool {
                 let c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition = c;
-                c.type_ == "Provisioned" && c.status == "False" && c.message.contains("slot")
+                c.type_ == "Ready" && c.status == "False" && c.message.contains("slot")
             };
             status
                 .conditions
@@ -208,7 +208,8 @@ impl World<'_> {
             .kubectl()
             .run(&["delete", "rdsvolume", name, "--wait=false"])
             .await?;
-        let waited = wait_until(&format!("RdsVolume {name} to be gone"), SOON, async || {
+        let what = format!("RdsVolume {name} to be gone");
+        let waited = wait_until(&what, SOON, async || {
             ensure!(self.lab.volumes().get_opt(name).await?.is_none(), "it is there");
             Ok(())
         });
@@ -218,7 +219,8 @@ impl World<'_> {
     /// The state of a volume once it is Ready and nothing more is to be done for this generation of its spec: everything but
     /// names, UIDs and times, which differ from run to run.
     async fn settled(&self, appliance: &Appliance, volume: &str) -> Result<Value> {
-        let waited = wait_until(&format!("RdsVolume {volume} to be Ready"), SOON, async || {
+        let what = format!("RdsVolume {volume} to be Ready");
+        let waited = wait_until(&what, SOON, async || {
             let object = self.lab.volumes().get(volume).await?;
             let status = object.status.clone().context("no status")?;
             let ready = status
