@@ -1,4 +1,4 @@
-//! The parts of `RdsVolume.status` that the attachment protocol, the format ledger and the breaker write.
+//! The parts of `RdsVolume.status`: disk and creation, the attachment protocol, the format ledger, the breaker.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -172,4 +172,48 @@ pub enum BreakerState {
     Open,
     /// One trial is under way.
     HalfOpen,
+}
+
+/// The disk as it was last read back from the appliance.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskFacts {
+    /// Its comment: the owner tag and the claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Whether it is exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exported: Option<bool>,
+    /// `mount-filesystem`, which must be false: RouterOS would mount the guest's filesystem otherwise (B11).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_filesystem: Option<bool>,
+}
+
+/// The creation of a disk, recorded before its command is sent.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Creation {
+    /// 8 hexadecimal digits, written into the disk's comment. Only a disk that carries them is proof that this object's
+    /// own create made the file.
+    pub nonce: String,
+    /// When the last create command was about to be sent.
+    pub started_at: Time,
+    /// What became of it.
+    pub outcome: CreationOutcome,
+    /// An earlier create command was never answered: it may still run until the longest age of a command has passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier_unknown: Option<bool>,
+}
+
+/// What became of a create command.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreationOutcome {
+    /// Sent, or about to be; whether it ran is not known. It may still run.
+    Pending,
+    /// The disk with our nonce was read back.
+    Created,
+    /// The appliance proved that it did nothing.
+    Refused,
+    /// An existing disk was bound.
+    Adopted,
 }
