@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
 use rds_crds::RdsServer;
 use routeros_sim::{Config, Fault, Knobs, Simulator};
 use serde_json::{Value, json};
@@ -69,17 +67,24 @@ impl Lab {
 
     /// The same with more in the spec of the RdsServer.
     pub async fn appliance_with(&self, name: &str, knobs: Knobs, more: Value) -> Result<Appliance> {
-        let appliance = self.appliance_made(name, knobs, more).await?;
+        let appliance = self.appliance_made(name, knobs, more, None).await?;
         appliance.ready(self).await?;
         Ok(appliance)
     }
 
     /// The same without waiting.
     pub async fn appliance_unready(&self, name: &str, knobs: Knobs) -> Result<Appliance> {
-        self.appliance_made(name, knobs, json!({})).await
+        self.appliance_made(name, knobs, json!({}), None).await
     }
 
-    async fn appliance_made(&self, name: &str, knobs: Knobs, more: Value) -> Result<Appliance> {
+    /// An appliance whose host key is not the one that the Secret pins.
+    pub async fn imposter(&self, name: &str) -> Result<Appliance> {
+        let pinned = Simulator::start(Config::default()).await?.host_key_line();
+        self.appliance_made(name, Knobs::default(), json!({}), Some(pinned))
+            .await
+    }
+
+    async fn appliance_made(&self, name: &str, knobs: Knobs, more: Value, pinned: Option<String>) -> Result<Appliance> {
         let sim = Simulator::start(Config {
             knobs,
             ..Config::default()
@@ -106,7 +111,7 @@ impl Lab {
             .apply(&json!({"apiVersion": "v1", "kind": "List", "items": [
                 {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {
                     "rds-private-key": appliance.private_key(),
-                    "rds-host-key": appliance.sim.host_key_line(),
+                    "rds-host-key": pinned.unwrap_or_else(|| appliance.sim.host_key_line()),
                 }},
                 {"apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": name}, "spec": spec},
             ]}))
@@ -276,6 +281,17 @@ impl Appliance {
         })
     }
 
+    /// Raises the generation in the owner tag, as if the cluster had been restored from an older backup.
+    pub fn run_ahead(&self, slot: &str) {
+        self.sim.edit(|state| {
+            let found = state.disks.slot(slot).map(|disk| disk.id);
+            let Some(id) = found else { return };
+            state.disks.update(id, |disk| {
+                disk.comment = disk.comment.replacen(":g00000001:", ":g00000003:", 1)
+            });
+        });
+    }
+
     /// Removes the row of a disk as a person at the console would: the file stays.
     pub fn remove_row(&self, volume: &str) -> Result<()> {
         self.sim.edit(|state| {
@@ -326,17 +342,6 @@ impl Appliance {
             },
         )
         .await
-    }
-
-    /// Puts another host key into the Secret than the one the appliance has.
-    pub async fn pin_another_host_key(&self, lab: &Lab) -> Result<()> {
-        let other = Simulator::start(Config::default()).await?.host_key_line();
-        let secrets: Api<Secret> = Api::namespaced(lab.cluster.client(), NAMESPACE);
-        let patch = json!({"stringData": {"rds-host-key": other}});
-        secrets
-            .patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await?;
-        Ok(())
     }
 
     /// Deletes StorageClass and RdsServer and, once that is gone, the Secret.

@@ -181,3 +181,29 @@ impl Drop for Process {
         self.kill();
     }
 }
+
+/// Kills every ssh process whose command line names this folder, which must be one of ours alone.
+///
+/// The connections that OpenSSH keeps in the background are no children of the operator any more. In a container they end with
+/// it, as all of its processes do; here nobody else would end them, and they would fill the sessions of the appliance.
+pub fn sweep(folder: &Path) {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return;
+    };
+    let marker = folder.as_os_str().as_encoded_bytes();
+    for entry in processes.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            .and_then(Pid::from_raw)
+        else {
+            continue;
+        };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let ours = !marker.is_empty() && line.windows(marker.len()).any(|part| part == marker);
+        if ours && std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "ssh") {
+            kill_process(pid, Signal::KILL).ok();
+        }
+    }
+}

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::Cluster;
 use crate::cluster::free_ports;
 use crate::manifest::{Container, Manifests};
-use crate::process::command;
+use crate::process::{command, sweep};
 use crate::supervisor::Supervised;
 use crate::{tools, wait_until};
 
@@ -42,14 +42,23 @@ struct Recipe {
     env: BTreeMap<String, String>,
     pod: String,
     port: u16,
+    home: PathBuf,
 }
 
 impl Recipe {
     fn command(&self, extra: &[(String, String)]) -> Command {
+        sweep(&self.home);
         let mut command = in_pod(&self.pod, &self.program);
         command.args(&self.arguments).envs(&self.container.env).envs(&self.env);
         command.envs(extra.iter().map(|(name, value)| (name, value)));
         command
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.operator.hold();
+        sweep(&self.recipe.home);
     }
 }
 
@@ -96,6 +105,7 @@ impl Replica {
             env,
             pod: pod.clone(),
             port,
+            home: home.clone(),
         };
         let started = recipe.clone();
         let log = cluster.dir().join(format!("{OPERATOR}-{index}.log"));
