@@ -61,6 +61,12 @@ pub struct Config {
     /// How often a volume at rest is compared with the last listing.
     #[arg(long, env = "RESYNC_INTERVAL", default_value = "10m", value_parser = duration)]
     pub resync_interval: Duration,
+    /// How long a Node has to be gone before its volumes are released, through a fence (R49, R58).
+    #[arg(long, env = "ATTACHMENT_GRACE_PERIOD", default_value = "30s", value_parser = duration)]
+    pub attachment_grace_period: Duration,
+    /// How long an agent's Lease has to be silent before a Node that is not Ready counts as lost.
+    #[arg(long, env = "AGENT_LEASE_PERIOD", default_value = "40s", value_parser = duration)]
+    pub agent_lease_period: Duration,
     /// Volumes that are reconciled at once. Each appliance has its own, smaller gate besides.
     #[arg(long, env = "CONCURRENCY", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,

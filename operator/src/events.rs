@@ -8,8 +8,10 @@ use rds_crds::volume::RdsVolumeStatus;
 use rds_crds::{RdsServer, RdsVolume};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
+use crate::attachment::decide::Release;
+use crate::attachment::release_note;
 use crate::volume::Change;
 
 /// Takes events; [`Poster::run`] posts them. A queue, so that nobody waits for an event to be written.
@@ -96,6 +98,43 @@ impl Announcer {
                 format!("the disk grew from {from} to {to}"),
             );
         }
+    }
+
+    /// A holder was let go.
+    pub(crate) fn released(&self, volume: &RdsVolume, why: Release) {
+        self.post(
+            volume,
+            EventType::Normal,
+            "VolumeDetached",
+            release_note(why).to_owned(),
+        );
+    }
+
+    /// A lost node is about to be cut at the target. Each fence leaves an event and an audit line (I19).
+    pub(crate) fn fencing(&self, volume: &RdsVolume, node: &str) {
+        info!(target: "audit", volume = volume.metadata.name, node, what = "fence begins");
+        self.post(
+            volume,
+            EventType::Warning,
+            "Fencing",
+            format!("node {node} is lost: it is being cut at the target"),
+        );
+    }
+
+    /// A lost node was cut and that was read back.
+    pub(crate) fn fenced(&self, volume: &RdsVolume, node: &str) {
+        info!(target: "audit", volume = volume.metadata.name, node, what = "fence done");
+        self.post(
+            volume,
+            EventType::Warning,
+            "Fenced",
+            format!("node {node} was cut at the target; its unwritten data is lost"),
+        );
+    }
+
+    /// A fence is owed and waits.
+    pub(crate) fn fence_pending(&self, volume: &RdsVolume, note: &str) {
+        self.post(volume, EventType::Warning, kind::FENCE_PENDING, note.to_owned());
     }
 
     /// A server that became ready, or is not any more.

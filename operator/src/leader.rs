@@ -24,7 +24,7 @@ use crate::routeros::{ClusterId, RouterosMetrics};
 use crate::server::fleet::Fleet;
 use crate::telemetry::chain;
 use crate::world::World;
-use crate::{server, volume};
+use crate::{attachment, server, volume};
 
 /// How long cancelled reconcilers may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
@@ -155,6 +155,12 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         inventory_interval: config.inventory_interval,
         resync_interval: config.resync_interval,
         memory: volume::Memory::default(),
+        clock: attachment::Clock::default(),
+        patience: attachment::Patience {
+            grace: config.attachment_grace_period,
+            lease: config.agent_lease_period,
+        },
+        driver: config.driver_name.clone(),
     };
     tokio::join!(
         server::run(Arc::new(servers), stop.clone()),

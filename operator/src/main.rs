@@ -82,7 +82,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     });
 
     let (client, lease_client) = clients(config.lease_grace).await?;
-    let (world, loops) = World::new(client, &health, &telemetry, &base.stop());
+    let (world, loops) = World::new(client, &config.namespace, &health, &telemetry, &base.stop());
     for (name, watch) in loops {
         base.spawn(name, watch);
     }

@@ -12,11 +12,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
-use rds_crds::{RdsServer, RdsVolume};
+use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +45,12 @@ pub struct World {
     pub volumes: Watched<RdsVolume>,
     /// All RdsServers.
     pub servers: Watched<RdsServer>,
+    /// All RdsAttachments.
+    pub attachments: Watched<RdsAttachment>,
+    /// All Nodes.
+    pub nodes: Watched<Node>,
+    /// The Leases in the operator's namespace, those of the node agents among them.
+    pub leases: Watched<Lease>,
     /// Cancelled when waiting calls shall answer now, as the process ends.
     pub closing: CancellationToken,
 }
@@ -51,56 +59,55 @@ impl World {
     /// The view and the watch loops that feed it; each runs until `stop`.
     pub fn new(
         client: Client,
+        namespace: &str,
         health: &Health,
         telemetry: &Telemetry,
         stop: &CancellationToken,
     ) -> (Self, Vec<(&'static str, Loop)>) {
-        let (volumes, feed_volumes) = Watched::new("RdsVolume");
-        let (servers, feed_servers) = Watched::new("RdsServer");
-        let context = |name, cache| Context {
-            client: client.clone(),
-            beat: health.heartbeat(name, WATCH_MAX_AGE),
-            ready: health.readiness(cache),
-            telemetry: telemetry.clone(),
-            stop: stop.clone(),
+        let mut loops = Vec::new();
+        let mut watch = Watches {
+            client: &client,
+            health,
+            telemetry,
+            stop,
+            loops: &mut loops,
         };
-        let loops: Vec<(_, Loop)> = vec![
-            (
-                "watch of RdsVolumes",
-                Box::pin(feed(
-                    feed_volumes,
-                    context("watch of RdsVolumes", "cache of RdsVolumes"),
-                )),
+        let world = Self {
+            volumes: watch.add("RdsVolume", "watch of RdsVolumes", "cache of RdsVolumes", Api::all),
+            servers: watch.add("RdsServer", "watch of RdsServers", "cache of RdsServers", Api::all),
+            attachments: watch.add(
+                "RdsAttachment",
+                "watch of RdsAttachments",
+                "cache of RdsAttachments",
+                Api::all,
             ),
-            (
-                "watch of RdsServers",
-                Box::pin(feed(
-                    feed_servers,
-                    context("watch of RdsServers", "cache of RdsServers"),
-                )),
-            ),
-        ];
-        (
-            Self {
-                client,
-                volumes,
-                servers,
-                closing: CancellationToken::new(),
-            },
-            loops,
-        )
+            nodes: watch.add("Node", "watch of Nodes", "cache of Nodes", Api::all),
+            leases: watch.add("Lease", "watch of Leases", "cache of Leases", |c| {
+                Api::namespaced(c, namespace)
+            }),
+            client: client.clone(),
+            closing: CancellationToken::new(),
+        };
+        (world, loops)
     }
 
     /// Whether every cache has been filled once.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        self.volumes.is_synced() && self.servers.is_synced()
+        self.volumes.is_synced()
+            && self.servers.is_synced()
+            && self.attachments.is_synced()
+            && self.nodes.is_synced()
+            && self.leases.is_synced()
     }
 
     /// Waits until every cache has been filled once.
     pub async fn synced(&self) {
         self.volumes.synced().await;
         self.servers.synced().await;
+        self.attachments.synced().await;
+        self.nodes.synced().await;
+        self.leases.synced().await;
     }
 
     /// Waits for something about one volume, and for that UID only; see [`Watched::wait`]. The judge sees `None` while
@@ -119,6 +126,39 @@ impl World {
     }
 }
 
+/// Collects the loops of the watches.
+struct Watches<'a> {
+    client: &'a Client,
+    health: &'a Health,
+    telemetry: &'a Telemetry,
+    stop: &'a CancellationToken,
+    loops: &'a mut Vec<(&'static str, Loop)>,
+}
+
+impl Watches<'_> {
+    fn add<K>(
+        &mut self,
+        kind: &'static str,
+        watch: &'static str,
+        cache: &'static str,
+        api: impl FnOnce(Client) -> Api<DeserializeGuard<K>>,
+    ) -> Watched<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+    {
+        let (watched, feeder) = Watched::new(kind);
+        let context = Context {
+            beat: self.health.heartbeat(watch, WATCH_MAX_AGE),
+            ready: self.health.readiness(cache),
+            telemetry: self.telemetry.clone(),
+            stop: self.stop.clone(),
+        };
+        self.loops
+            .push((watch, Box::pin(feed(feeder, api(self.client.clone()), context))));
+        watched
+    }
+}
+
 /// What nobody reads from the cache: it would be half of its memory.
 fn slim<K: Resource>(object: &mut K) {
     let meta = object.meta_mut();
@@ -129,7 +169,6 @@ fn slim<K: Resource>(object: &mut K) {
 }
 
 struct Context {
-    client: Client,
     beat: Heartbeat,
     ready: Readiness,
     telemetry: Telemetry,
@@ -137,19 +176,17 @@ struct Context {
 }
 
 /// The loop of one watch.
-async fn feed<K>(mut feed: Feed<K>, context: Context) -> anyhow::Result<()>
+async fn feed<K>(mut feed: Feed<K>, api: Api<DeserializeGuard<K>>, context: Context) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
 {
     let Context {
-        client,
         beat,
         ready,
         telemetry,
         stop,
     } = context;
     let kind = feed.cache().kind();
-    let api: Api<DeserializeGuard<K>> = Api::all(client);
     let mut events = watcher(api, watcher::Config::default())
         .default_backoff()
         .modify(slim)

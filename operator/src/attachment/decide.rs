@@ -52,6 +52,8 @@ pub struct Seen {
     pub licence: Licence,
     /// A person's word to cut this node at once, though another holder is alive.
     pub cut_now: Option<String>,
+    /// Fenced nodes that have acknowledged it, or are gone: they need not be remembered.
+    pub acknowledged: Vec<String>,
     /// What this pass did on the appliance, and read back.
     pub did: Option<Did>,
     /// The result of this pass' last command on the appliance is not known, or it failed: no further command now.
@@ -105,6 +107,8 @@ pub enum Step {
     Reopen,
     /// Compare-and-swap: the holder out and into `fenced`, the fence is over.
     EndFence,
+    /// Compare-and-swap: these nodes need not be remembered as cut any more.
+    Acknowledge(Vec<String>),
     /// Nothing now. What is owed, if anything.
     Rest(Option<Owed>),
 }
@@ -136,6 +140,9 @@ pub fn decide(seen: &Seen) -> Step {
             (false, _) => Step::Cut,
             (true, _) => Step::Reopen,
         };
+    }
+    if !seen.acknowledged.is_empty() {
+        return Step::Acknowledge(seen.acknowledged.clone());
     }
     let going = |a: &&AttachmentView| a.deleting;
     for attachment in seen.attachments.iter().filter(going) {

@@ -3,7 +3,16 @@
 //! [`admit`] and [`decide`] are pure and are what the model checker explores.
 
 pub mod admit;
+mod api;
 pub mod decide;
 pub mod model;
+mod observe;
+mod reconcile;
+mod record;
+mod standing;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use api::Store;
+pub(crate) use observe::{Clock, Outside, Patience};
+pub(crate) use reconcile::{Place, reconcile, release_note};

@@ -206,6 +206,7 @@ fn seen(volume: VolumeView, attachments: Vec<AttachmentView>) -> Seen {
         volume,
         attachments,
         licence: Licence::Granted,
+        acknowledged: vec![],
         cut_now: None,
         did: None,
         appliance_failed: false,

@@ -15,12 +15,12 @@ use super::model::{Census, Fact, PersistentVolumeSeen, Problem};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     /// The object changed or went meanwhile: read and decide again.
-    #[error("volume {0} changed meanwhile")]
+    #[error("{0} changed meanwhile")]
     Conflict(String),
     /// Anything else.
-    #[error("cannot write volume {name}")]
+    #[error("cannot write {name}")]
     Api {
-        /// The volume.
+        /// The object.
         name: String,
         /// Why.
         #[source]
@@ -29,8 +29,13 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    fn of(volume: &RdsVolume, source: kube::Error) -> Self {
-        let name = volume.name_any();
+    /// What a failed write of a volume means.
+    pub(crate) fn of(volume: &RdsVolume, source: kube::Error) -> Self {
+        Self::named(volume.name_any(), source)
+    }
+
+    /// What a failed write of an object means.
+    pub(crate) fn named(name: String, source: kube::Error) -> Self {
         if let kube::Error::Api(status) = &source
             && is_conflict(status)
         {

@@ -205,7 +205,8 @@ fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
         Fact::NotRead
             if seen.last.is_none()
                 && ledger.capacity.is_some_and(|have| have < want.size)
-                && ledger.deletion.is_none() =>
+                && ledger.deletion.is_none()
+                && !ledger.fence =>
         {
             match &seen.room {
                 Fact::NotRead => return Step::MeasureRoom,
@@ -311,7 +312,8 @@ fn in_order(want: &Want, ledger: &Ledger, seen: &Seen, sight: &Sight, row: &Disk
         return lost_export(want, ledger, seen, row);
     }
     match row.size {
-        Some(size) if size < want.size => grow(want, ledger, seen, size, ok),
+        // Under a fence the token is on its way: nothing else is sent.
+        Some(size) if size < want.size && !ledger.fence => grow(want, ledger, seen, size, ok),
         _ => ok.rest(Recheck::Later),
     }
 }

@@ -20,10 +20,12 @@ mod testbed;
 mod tests;
 mod want;
 
+pub(crate) use api::{ApiError, Store};
 pub(crate) use controller::{Trigger, run};
 pub(crate) use model::Change;
 pub(crate) use problem::reason;
 pub(crate) use reconcile::{Context, Memory};
+pub(crate) use status::{applied_part, tell_holders};
 
 /// Names of all mutating steps, for the crash test.
 pub(crate) fn steps() -> Vec<&'static str> {

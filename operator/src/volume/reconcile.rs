@@ -14,9 +14,10 @@ use rds_crds::{RdsServer, RdsVolume, Reason};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use crate::attachment;
 use crate::crash;
 use crate::events::Announcer;
-use crate::routeros::{ClusterId, DiskRow, Inventory, Look, Nonce};
+use crate::routeros::{ClusterId, DiskRow, Guard, Inventory, Look, Nonce};
 use crate::server::fleet::{Fitness, Fleet, Handle};
 use crate::world::World;
 
@@ -43,6 +44,9 @@ pub(crate) struct Context {
     pub(crate) inventory_interval: Duration,
     pub(crate) resync_interval: Duration,
     pub(crate) memory: Memory,
+    pub(crate) clock: attachment::Clock,
+    pub(crate) patience: attachment::Patience,
+    pub(crate) driver: String,
 }
 
 /// What may be forgotten at any time: backoff and first observations.
@@ -113,7 +117,14 @@ pub(crate) async fn reconcile(volume: Arc<RdsVolume>, cx: Arc<Context>) -> Resul
     };
     let ledger = Ledger::of(volume.status.as_ref()).map_err(|e| (Reason::StatusLost, e));
     match (wanted, ledger, server) {
-        (Ok(want), Ok(_), Some(server)) => Pass::new(volume, want, &server, &cx, store).run().await,
+        (Ok(want), Ok(_), Some(server)) => {
+            let mut pass = Pass::new(volume, want, &server, &cx, store);
+            let action = pass.run().await?;
+            match pass.attachments().await? {
+                Some(sooner) if !pass.gone => Ok(sooner),
+                Some(_) | None => Ok(action),
+            }
+        }
         (Err((reason, why)), _, _) | (_, Err((reason, why)), _) => {
             let step = deletion::unreadable(volume.status.as_ref(), deleting, reason, why);
             finish(&mut volume, None, step, &cx, &store).await
@@ -131,6 +142,8 @@ struct Pass<'a> {
     store: Store,
     nonce: Nonce,
     seen: Seen,
+    /// The object was let go.
+    gone: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -168,10 +181,11 @@ impl<'a> Pass<'a> {
             store,
             nonce: Nonce::random(),
             seen,
+            gone: false,
         }
     }
 
-    async fn run(mut self) -> Result<Action, ApiError> {
+    async fn run(&mut self) -> Result<Action, ApiError> {
         for _ in 0..MAX_STEPS {
             let ledger = Ledger::of(self.volume.status.as_ref()).unwrap_or_default();
             let step = decide(&self.want, &ledger, &self.seen);
@@ -190,6 +204,7 @@ impl<'a> Pass<'a> {
                 }
                 Step::Do(mutation) => self.act(mutation, &ledger).await,
                 Step::Forget | Step::Rest(..) => {
+                    self.gone = step == Step::Forget;
                     return finish(&mut self.volume, Some(&self.want), step, self.cx, &self.store).await;
                 }
             }
@@ -207,6 +222,42 @@ impl<'a> Pass<'a> {
             &self.store,
         )
         .await
+    }
+
+    /// The attachments of the volume, behind the volume itself.
+    async fn attachments(&mut self) -> Result<Option<Action>, ApiError> {
+        if self.gone {
+            return Ok(None);
+        }
+        let ledger = Ledger::of(self.volume.status.as_ref()).unwrap_or_default();
+        let guard = ledger
+            .creation
+            .as_ref()
+            .zip(ledger.generation)
+            .map(|(creation, generation)| Guard {
+                slot: self.want.id.slot.clone(),
+                path: self.want.id.path.clone(),
+                tag: self.want.tag(generation, &creation.nonce),
+            });
+        let usable = self.seen.server == ServerState::Usable;
+        let handle = self.handle.clone().filter(|_| usable);
+        let place = attachment::Place {
+            server: self.server,
+            client: handle.as_ref().map(|h| &h.client),
+            guard,
+            port: self.want.port,
+            base: self.want.base.clone(),
+        };
+        let outside = attachment::Outside {
+            world: &self.cx.world,
+            clock: &self.cx.clock,
+            patience: self.cx.patience,
+            driver: &self.cx.driver,
+        };
+        if let Some(handle) = &handle {
+            handle.touch(&self.want.id.slot);
+        }
+        attachment::reconcile(&mut self.volume, &place, &outside, &self.cx.announcer).await
     }
 
     fn handle(&self) -> Result<Arc<Handle>, Problem> {

@@ -3,8 +3,9 @@
 //! Names only the fields that server-side apply owns, never those of [`rds_crds::volume::CAS_STATUS_FIELDS`].
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rds_crds::condition::{Saying, clear_condition, kind, set_condition};
-use rds_crds::volume::{DiskFacts, RdsVolumeStatus};
+use rds_crds::volume::{DiskFacts, Migration, RdsVolumeStatus, Role};
 use rds_crds::{RdsVolume, Reason, Size};
 
 use super::decide::exported;
@@ -88,7 +89,6 @@ pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, 
     }
     let measured = disk.and_then(|row| row.size).map(|size| Size(size.0));
     let identity = |new: Option<String>, old: Option<String>| new.or(old);
-    let holders: Vec<&str> = old.holders.iter().map(|h| h.node.as_str()).collect();
     let mut status = RdsVolumeStatus {
         observed_generation: if report.keep {
             old.observed_generation
@@ -103,7 +103,6 @@ pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, 
         nqn: identity(want.map(|w| w.id.nqn.to_string()), old.nqn),
         address: identity(want.map(|w| w.address.clone()), old.address),
         port: want.map(|w| w.port).or(old.port),
-        nodes: (!holders.is_empty()).then(|| holders.join(",")),
         claim: identity(want.map(|w| w.label.clone()).filter(|l| !l.is_empty()), old.claim),
         disk: disk
             .map(|row| DiskFacts {
@@ -112,10 +111,10 @@ pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, 
                 mount_filesystem: row.mount_filesystem,
             })
             .or(old.disk),
-        migration: old.migration,
         circuit_breaker: old.circuit_breaker,
         ..RdsVolumeStatus::default()
     };
+    tell_holders(volume, &mut status);
     status.explain = Some(explain(volume, &status, report));
     status
 }
@@ -140,8 +139,12 @@ fn explain(volume: &RdsVolume, status: &RdsVolumeStatus, report: &Report) -> Str
 
 /// Whether the applied fields of the stored status differ from these.
 pub(crate) fn differs(volume: &RdsVolume, new: &RdsVolumeStatus) -> bool {
-    let Some(old) = volume.status.as_ref() else { return true };
-    let stripped = RdsVolumeStatus {
+    volume.status.is_none() || applied_part(volume) != *new
+}
+
+/// The stored status without the fields that only a compare-and-swap may write.
+pub(crate) fn applied_part(volume: &RdsVolume) -> RdsVolumeStatus {
+    RdsVolumeStatus {
         creation: None,
         export_generation: None,
         holders: Vec::new(),
@@ -150,7 +153,26 @@ pub(crate) fn differs(volume: &RdsVolume, new: &RdsVolumeStatus) -> bool {
         fenced: Vec::new(),
         format: None,
         deletion: None,
-        ..old.clone()
-    };
-    stripped != *new
+        ..volume.status.clone().unwrap_or_default()
+    }
+}
+
+/// What is said of the record of admission beside it: the nodes in one word, and a migration while there is one.
+pub(crate) fn tell_holders(volume: &RdsVolume, status: &mut RdsVolumeStatus) {
+    let holders = volume.status.as_ref().map(|s| s.holders.as_slice()).unwrap_or_default();
+    let nodes: Vec<&str> = holders.iter().map(|h| h.node.as_str()).collect();
+    status.nodes = (!nodes.is_empty()).then(|| nodes.join(","));
+    let target = holders.iter().find(|h| h.role == Role::MigrationTarget);
+    let source = holders.iter().find(|h| h.role == Role::Primary);
+    status.migration = source.zip(target).map(|(source, target)| {
+        let allowed = i64::from(volume.spec.migration_timeout_seconds.unwrap_or(300));
+        let deadline =
+            Timestamp::from_second(target.since.0.as_second().saturating_add(allowed)).unwrap_or(Timestamp::MAX);
+        Migration {
+            source: source.node.clone(),
+            target: target.node.clone(),
+            started_at: target.since.clone(),
+            deadline: Time(deadline),
+        }
+    });
 }

@@ -13,6 +13,8 @@ use crate::server::facts::{nqn_prefix, storage_port};
 pub(crate) struct Want {
     /// Slot, file and effective NQN.
     pub id: DiskId,
+    /// The base NQN: what every generation's NQN begins with.
+    pub base: String,
     /// Wanted size, rounded up to what the appliance can make.
     pub size: Bytes,
     /// TCP port of the export.
@@ -79,11 +81,13 @@ impl Want {
             );
             return Err(bad("spec.nqn", &why));
         }
-        // After a fence the effective NQN is in the status; before, it is the base.
-        let effective = status
-            .and_then(|s| s.nqn.clone())
+        // After a fence the effective NQN is in the status; before, it is the base. While one runs it is the one to come, so
+        // that the status says it before it is opened.
+        let coming = status.and_then(|s| s.fence.as_ref()).map(|f| f.nqn.clone());
+        let effective = coming
+            .or_else(|| status.and_then(|s| s.nqn.clone()))
             .filter(|n| n.starts_with(&base_name))
-            .unwrap_or(base_name);
+            .unwrap_or_else(|| base_name.clone());
         let nqn: Nqn = effective.parse().map_err(|e| bad("spec.nqn", &e))?;
         let size = Bytes(spec.capacity.bytes())
             .aligned()
@@ -100,6 +104,7 @@ impl Want {
         let connection = spec.connection.clone().unwrap_or_default();
         Ok(Self {
             id: DiskId { slot, path, nqn },
+            base: base_name,
             size,
             port: connection.port.unwrap_or_else(|| storage_port(server)),
             address: connection

@@ -59,6 +59,14 @@ impl Bench {
     pub(super) async fn cold(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
         let (volumes, feed) = Watched::new("RdsVolume");
         let (servers, server_feed) = Watched::new("RdsServer");
+        let (mut attachments, mut nodes, mut leases) = (
+            Watched::new("RdsAttachment"),
+            Watched::new("Node"),
+            Watched::new("Lease"),
+        );
+        attachments.1.take(Event::InitDone);
+        nodes.1.take(Event::InitDone);
+        leases.1.take(Event::InitDone);
         let reconciler: Reconciler = Box::new(reconciler);
         let state = State {
             objects: BTreeMap::new(),
@@ -83,6 +91,9 @@ impl Bench {
             client: Client::new(service, "default"),
             volumes,
             servers,
+            attachments: attachments.0,
+            nodes: nodes.0,
+            leases: leases.0,
             closing: CancellationToken::new(),
         };
 

@@ -1,0 +1,235 @@
+//! The writes of the protocol to the API server, one function each, with the field manager that owns the fields.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition};
+use rds_crds::names::{DOMAIN, FINALIZER, manager};
+use rds_crds::{RdsAttachment, RdsVolume};
+use serde_json::json;
+
+use crate::crash;
+use crate::events::Announcer;
+pub(crate) use crate::volume::ApiError;
+use crate::volume::{applied_part, tell_holders};
+
+use super::decide::Owed;
+use super::model::Refusal;
+use super::observe::{ADMITTED, Outside, WITHDRAWN};
+
+/// The API server, for the protocol.
+pub(crate) struct Store {
+    volumes: crate::volume::Store,
+    raw: Api<RdsVolume>,
+    attachments: Api<RdsAttachment>,
+    wrote: AtomicBool,
+}
+
+impl Store {
+    pub(crate) fn new(client: &Client) -> Self {
+        Self {
+            volumes: crate::volume::Store::new(client),
+            raw: Api::all(client.clone()),
+            attachments: Api::all(client.clone()),
+            wrote: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether an attachment was written: the cache is behind then.
+    pub(crate) fn wrote(&self) -> bool {
+        self.wrote.load(Ordering::Relaxed)
+    }
+
+    /// Compare-and-swap of the volume's status.
+    pub(crate) async fn swap_status(&self, next: &RdsVolume) -> Result<RdsVolume, ApiError> {
+        self.volumes.swap_status(next).await
+    }
+
+    /// Permission is withdrawn before anything else happens to a leaving holder.
+    pub(crate) async fn withdraw(&self, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
+        self.say(outside, uid, Some(false), WITHDRAWN, "it is being detached", None)
+            .await?;
+        crash::after("withdraw");
+        Ok(())
+    }
+
+    /// Says that the attachment is admitted, and with what to connect.
+    pub(crate) async fn grant(&self, volume: &RdsVolume, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
+        self.say(outside, uid, Some(true), ADMITTED, "the node may connect", Some(volume))
+            .await?;
+        crash::after("grant");
+        Ok(())
+    }
+
+    /// Says why it is not.
+    pub(crate) async fn deny(
+        &self,
+        outside: &Outside<'_>,
+        uid: &str,
+        why: Refusal,
+        text: &str,
+    ) -> Result<(), ApiError> {
+        self.say(outside, uid, Some(false), why.word(), text, None).await?;
+        crash::after("deny");
+        Ok(())
+    }
+
+    async fn say(
+        &self,
+        outside: &Outside<'_>,
+        uid: &str,
+        status: Option<bool>,
+        reason: &str,
+        message: &str,
+        granted: Option<&RdsVolume>,
+    ) -> Result<(), ApiError> {
+        let Some(attachment) = by_uid(outside, uid) else {
+            return Ok(());
+        };
+        let mut conditions = attachment
+            .status
+            .as_ref()
+            .map(|s| s.conditions.clone())
+            .unwrap_or_default();
+        let saying = Saying {
+            kind: ADMITTED,
+            status,
+            reason,
+            message: message.to_owned(),
+        };
+        set_condition(
+            &mut conditions,
+            saying,
+            attachment.metadata.generation,
+            Timestamp::now(),
+        );
+        let mut said = json!({"observedGeneration": attachment.metadata.generation, "conditions": conditions});
+        let of = granted.and_then(|v| v.status.as_ref());
+        if let (Some(status), Some(fields)) = (of, said.as_object_mut()) {
+            let role = status.holders.iter().find(|h| h.attachment_uid == uid).map(|h| h.role);
+            fields.insert("role".into(), json!(role));
+            fields.insert("nqn".into(), json!(status.nqn));
+            fields.insert("address".into(), json!(status.address));
+            fields.insert("port".into(), json!(status.port));
+            fields.insert("exportGeneration".into(), json!(status.export_generation));
+        }
+        let patch = json!({
+            "apiVersion": format!("{DOMAIN}/v1alpha1"), "kind": "RdsAttachment",
+            "metadata": {"name": attachment.name_any(), "uid": uid},
+            "status": said,
+        });
+        self.wrote.store(true, Ordering::Relaxed);
+        let params = PatchParams::apply(manager::OPERATOR).force();
+        match self
+            .attachments
+            .patch_status(&attachment.name_any(), &params, &Patch::Apply(&patch))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) => Err(ApiError::named(attachment.name_any(), error)),
+        }
+    }
+
+    /// Lets the object go.
+    pub(crate) async fn forget(&self, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
+        let Some(attachment) = by_uid(outside, uid) else {
+            return Ok(());
+        };
+        self.release_object(&attachment).await
+    }
+
+    /// Drops our finalizer from the object as it was read; gone already is no error.
+    pub(crate) async fn release_object(&self, attachment: &RdsAttachment) -> Result<(), ApiError> {
+        let rest: Vec<&String> = attachment.finalizers().iter().filter(|f| *f != FINALIZER).collect();
+        let patch = json!({"metadata": {
+            "uid": attachment.metadata.uid, "resourceVersion": attachment.metadata.resource_version, "finalizers": rest,
+        }});
+        self.wrote.store(true, Ordering::Relaxed);
+        let params = PatchParams {
+            field_manager: Some(manager::OPERATOR.to_owned()),
+            ..PatchParams::default()
+        };
+        let done = self
+            .attachments
+            .patch(&attachment.name_any(), &params, &Patch::Merge(&patch))
+            .await;
+        crash::after("forget-attachment");
+        match done {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(ApiError::named(attachment.name_any(), error)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// A person's word was acted upon.
+    pub(crate) async fn drop_annotation(&self, volume: &RdsVolume, name: &str) -> Result<(), ApiError> {
+        let patch = json!({"metadata": {"uid": volume.metadata.uid, "annotations": {name: null}}});
+        let params = PatchParams {
+            field_manager: Some(manager::OPERATOR.to_owned()),
+            ..PatchParams::default()
+        };
+        self.raw
+            .patch(&volume.name_any(), &params, &Patch::Merge(&patch))
+            .await
+            .map_err(|e| ApiError::of(volume, e))?;
+        Ok(())
+    }
+
+    /// Says on the volume what fence is owed and why it waits; and who holds it.
+    pub(crate) async fn say_fence(
+        &self,
+        volume: &mut RdsVolume,
+        owed: Option<&Owed>,
+        announcer: &Announcer,
+    ) -> Result<(), ApiError> {
+        let mut next = applied_part(volume);
+        tell_holders(volume, &mut next);
+        match owed {
+            Some(owed) => {
+                let reason = if owed.deferred { "Deferred" } else { "Waiting" };
+                let saying = Saying {
+                    kind: kind::FENCE_PENDING,
+                    status: Some(true),
+                    reason,
+                    message: format!("node {}: {}", owed.node, owed.why),
+                };
+                set_condition(
+                    &mut next.conditions,
+                    saying,
+                    volume.metadata.generation,
+                    Timestamp::now(),
+                );
+            }
+            None => {
+                clear_condition(&mut next.conditions, kind::FENCE_PENDING);
+            }
+        }
+        if applied_part(volume) == next {
+            return Ok(());
+        }
+        let new = find_condition(&next.conditions, kind::FENCE_PENDING).filter(|c| {
+            let old = volume
+                .status
+                .as_ref()
+                .and_then(|s| find_condition(&s.conditions, kind::FENCE_PENDING));
+            old.is_none_or(|o| o.reason != c.reason)
+        });
+        if let Some(c) = new {
+            announcer.fence_pending(volume, &c.message);
+        }
+        *volume = self.volumes.apply_status(volume, &next).await?;
+        Ok(())
+    }
+}
+
+fn by_uid(outside: &Outside<'_>, uid: &str) -> Option<Arc<RdsAttachment>> {
+    outside
+        .world
+        .attachments
+        .all()
+        .into_iter()
+        .find(|a| a.metadata.uid.as_deref() == Some(uid))
+}

@@ -1,0 +1,340 @@
+//! From watch caches and live reads to [`Seen`].
+//!
+//! Invariant: a holder counts as lost only after a live list of VolumeAttachments has shown that nobody wants it attached (I8).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use kube::api::{Api, ListParams};
+use kube::{Client, ResourceExt};
+use rds_crds::condition::{find_condition, is_true, kind};
+use rds_crds::names::ANNOTATION_FENCE_NOW;
+use rds_crds::server::Fencing;
+use rds_crds::volume::{AccessMode, FencePhase, MigrationPolicy, Role, VolumeMode};
+use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
+use tokio::time::Instant;
+
+use crate::world::World;
+
+use super::decide::{AttachmentView, Licence, Said, Seen};
+use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
+use super::standing::{NodeFacts, Pulse, standing, word};
+
+/// Condition of an RdsAttachment: whether it may be used.
+pub(crate) const ADMITTED: &str = "Admitted";
+/// Condition of an RdsAttachment's agent: the connection is gone, for good.
+pub(crate) const DISCONNECTED: &str = "Disconnected";
+/// Condition of an RdsAttachment's agent: no session of an older generation of the volume is left on its node.
+pub(crate) const CLEARED: &str = "Cleared";
+/// Reason of `Admitted=False` once the detach was asked for.
+pub(crate) const WITHDRAWN: &str = "Withdrawn";
+
+/// At most so many nodes are cut within [`FENCE_WINDOW`]; more looks like our own mistake (I19).
+const MAX_FENCED_NODES: usize = 2;
+const FENCE_WINDOW: i64 = 600;
+
+/// Times that evidence needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// How long a Node has to be gone.
+    pub grace: Duration,
+    /// How long an agent's Lease has to be silent.
+    pub lease: Duration,
+}
+
+/// What this leader has seen by its own clock. Empty after it gained the Lease: everything counts anew.
+#[derive(Default)]
+pub(crate) struct Clock(Mutex<HashMap<String, (String, Instant)>>);
+
+impl Clock {
+    /// For how long `key` has shown `value`, since this leader first saw that.
+    fn unchanged(&self, key: String, value: &str) -> Duration {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(&key) {
+            Some((old, since)) if old == value => since.elapsed(),
+            _ => {
+                all.insert(key, (value.to_owned(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// Name of an agent's Lease.
+pub(crate) fn lease_name(node: &str) -> String {
+    format!("rds-node-{node}")
+}
+
+fn node_facts(world: &World, clock: &Clock, name: &str) -> NodeFacts {
+    let key = format!("node/{name}");
+    let Some(node) = world.nodes.get(name) else {
+        return NodeFacts {
+            gone_for: Some(clock.unchanged(key, "")),
+            ..NodeFacts::default()
+        };
+    };
+    let uid = node.metadata.uid.clone().unwrap_or_default();
+    clock.unchanged(key, &uid);
+    of_node(&node, uid)
+}
+
+fn of_node(node: &Node, uid: String) -> NodeFacts {
+    let status = node.status.as_ref();
+    let info = status.and_then(|s| s.node_info.as_ref());
+    let ready = status
+        .and_then(|s| s.conditions.as_ref())
+        .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
+    NodeFacts {
+        gone_for: None,
+        ready,
+        out_of_service: taints.is_some_and(|all| all.iter().any(|t| t.key == "node.kubernetes.io/out-of-service")),
+        uid,
+        boot_id: info.map(|i| i.boot_id.clone()).unwrap_or_default(),
+        system_uuid: info.map(|i| i.system_uuid.clone()).unwrap_or_default(),
+        machine_id: info.map(|i| i.machine_id.clone()).unwrap_or_default(),
+    }
+}
+
+fn pulse(world: &World, clock: &Clock, node: &str, patience: Patience) -> Pulse {
+    let name = lease_name(node);
+    let renewed = world
+        .leases
+        .get(&name)
+        .and_then(|l| {
+            l.spec
+                .as_ref()
+                .and_then(|s| s.renew_time.as_ref().map(|t| t.0.to_string()))
+        })
+        .unwrap_or_default();
+    let silent = clock.unchanged(format!("lease/{name}"), &renewed);
+    match (silent < patience.lease, renewed.is_empty()) {
+        (true, false) => Pulse::Fresh,
+        (true, true) => Pulse::Unknown,
+        (false, _) => Pulse::Stale,
+    }
+}
+
+/// The parts of the outside that the decision needs beside the volume.
+pub(crate) struct Outside<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) clock: &'a Clock,
+    pub(crate) patience: Patience,
+    pub(crate) driver: &'a str,
+}
+
+/// Everything that a decision looks at; an API server that does not answer is an error, never an empty list.
+pub(crate) async fn seen(
+    volume: &RdsVolume,
+    server: &RdsServer,
+    ready: bool,
+    outside: &Outside<'_>,
+    now: Timestamp,
+) -> Result<Seen, kube::Error> {
+    let name = volume.name_any();
+    let mut attachments: Vec<_> = outside
+        .world
+        .attachments
+        .all()
+        .into_iter()
+        .filter(|a| a.spec.volume == name)
+        .collect();
+    attachments.sort_by_key(|a| (a.metadata.creation_timestamp.clone(), a.name_any()));
+    let status = volume.status.clone().unwrap_or_default();
+    let mut holders = Vec::new();
+    let mut wanted: Option<Vec<String>> = None;
+    for holder in &status.holders {
+        let uid = &holder.attachment_uid;
+        let object = attachments.iter().find(|a| a.metadata.uid.as_deref() == Some(uid));
+        let going = object.is_none_or(|a| a.metadata.deletion_timestamp.is_some());
+        let facts = node_facts(outside.world, outside.clock, &holder.node);
+        let pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
+        let mut is = standing(&facts, pulse, going, outside.patience.grace);
+        if is == Standing::Lost {
+            if wanted.is_none() {
+                wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
+            }
+            if wanted.as_ref().is_some_and(|nodes| nodes.contains(&holder.node)) {
+                is = Standing::Doubtful;
+            }
+        }
+        let agent = object.and_then(|a| a.status.as_ref()).and_then(|s| s.agent.as_ref());
+        let disconnected = agent.is_some_and(|a| is_true(&a.conditions, DISCONNECTED));
+        holders.push(HolderView {
+            node: holder.node.clone(),
+            attachment: uid.clone(),
+            role: holder.role,
+            standing: is,
+            word: word(agent.and_then(|a| a.intent.as_ref()), disconnected, &facts),
+            // The agent does not report its users yet: until it does, a live peer always counts as in use.
+            unpublished: false,
+        });
+    }
+    let second = status
+        .holders
+        .iter()
+        .find(|h| h.role == Role::MigrationTarget)
+        .filter(|_| status.holders.len() > 1);
+    let timeout = Duration::from_secs(u64::from(volume.spec.migration_timeout_seconds.unwrap_or(300)));
+    let started = second.map(|h| h.since.0);
+    let view = VolumeView {
+        ready: ready && is_true(&status.conditions, kind::READY),
+        deleting: status.deletion.is_some(),
+        block: volume.spec.volume_mode == Some(VolumeMode::Block),
+        access_modes: volume.spec.access_modes.clone(),
+        generation: status.export_generation.unwrap_or(1),
+        holders,
+        holders_unknown: status.holders_unknown_since.is_some(),
+        fence: status.fence.as_ref().map(|f| FenceView {
+            node: f.node.clone(),
+            attachment: f.attachment_uid.clone(),
+            cut: f.phase == FencePhase::Reopening,
+        }),
+        fenced: status.fenced.iter().map(|f| f.node.clone()).collect(),
+        migration_timeout: timeout,
+        migration_deadline: started.and_then(|s| s.checked_add(timeout).ok()),
+        migration_started: started,
+        kubevirt_only: volume.spec.migration_policy == Some(MigrationPolicy::Kubevirt),
+        name,
+    };
+    Ok(Seen {
+        licence: licence(server, outside.world, &view, now),
+        attachments: attachments.iter().map(|a| attachment_view(a)).collect(),
+        acknowledged: acknowledged(&view, &attachments, outside),
+        cut_now: volume.annotations().get(ANNOTATION_FENCE_NOW).cloned(),
+        did: None,
+        appliance_failed: false,
+        now,
+        volume: view,
+    })
+}
+
+/// Who was cut and has said since that nothing of it is left, or whose Node is gone for good.
+fn acknowledged(
+    view: &VolumeView,
+    attachments: &[std::sync::Arc<RdsAttachment>],
+    outside: &Outside<'_>,
+) -> Vec<String> {
+    let cleared = |node: &String| {
+        attachments.iter().filter(|a| a.spec.node == *node).any(|a| {
+            let agent = a.status.as_ref().and_then(|s| s.agent.as_ref());
+            agent.is_some_and(|s| is_true(&s.conditions, CLEARED))
+        })
+    };
+    let gone = |node: &String| {
+        let facts = node_facts(outside.world, outside.clock, node);
+        facts.gone_for.is_some_and(|gone| gone >= outside.patience.grace)
+    };
+    view.fenced
+        .iter()
+        .filter(|node| cleared(node) || gone(node))
+        .cloned()
+        .collect()
+}
+
+fn attachment_view(attachment: &RdsAttachment) -> AttachmentView {
+    let status = attachment.status.as_ref();
+    let said = status.and_then(|s| find_condition(&s.conditions, ADMITTED));
+    AttachmentView {
+        ask: Ask {
+            node: attachment.spec.node.clone(),
+            attachment: attachment.metadata.uid.clone().unwrap_or_default(),
+            mode: attachment.spec.access_mode,
+            read_only: attachment.spec.read_only == Some(true)
+                || attachment.spec.access_mode == AccessMode::ReadOnlyMany,
+            same_vm: None,
+        },
+        deleting: attachment.metadata.deletion_timestamp.is_some(),
+        said: match said {
+            None => Said::Nothing,
+            Some(c) if c.status == "True" => Said::Admitted(status.and_then(|s| s.export_generation).unwrap_or(0)),
+            Some(c) if c.reason == WITHDRAWN => Said::Withdrawn,
+            Some(c) => Said::Refused(c.reason.clone(), c.message.clone()),
+        },
+    }
+}
+
+/// Nodes that a VolumeAttachment which is not going away wants the volume on: a live list.
+async fn wanted_nodes(client: &Client, driver: &str, volume: &str) -> Result<Vec<String>, kube::Error> {
+    let pvs = Api::<PersistentVolume>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let names: Vec<String> = pvs
+        .items
+        .iter()
+        .filter(|pv| {
+            pv.spec
+                .as_ref()
+                .and_then(|s| s.csi.as_ref())
+                .is_some_and(|c| c.volume_handle == volume)
+        })
+        .map(ResourceExt::name_any)
+        .collect();
+    let all = Api::<VolumeAttachment>::all(client.clone())
+        .list(&ListParams::default())
+        .await?;
+    let wants = |a: &&VolumeAttachment| {
+        a.metadata.deletion_timestamp.is_none()
+            && a.spec.attacher == driver
+            && a.spec
+                .source
+                .persistent_volume_name
+                .as_ref()
+                .is_some_and(|pv| pv == volume || names.contains(pv))
+    };
+    Ok(all
+        .items
+        .iter()
+        .filter(wants)
+        .map(|a| a.spec.node_name.clone())
+        .collect())
+}
+
+/// Whether anybody may be cut on this server now.
+fn licence(server: &RdsServer, world: &World, volume: &VolumeView, now: Timestamp) -> Licence {
+    let name = server.name_any();
+    let conditions = server
+        .status
+        .as_ref()
+        .map(|s| s.conditions.as_slice())
+        .unwrap_or_default();
+    match server.spec.fencing.unwrap_or_default() {
+        Fencing::Plan => {
+            return Licence::Withheld(format!(
+                "spec.fencing of server {name} is Plan: wait for the node or its reboot, or annotate the RdsVolume with rds.csi.srvlab.io/node-is-off: <node>/<bootID>"
+            ));
+        }
+        Fencing::Auto if !is_true(conditions, kind::FENCE_PROVEN) => {
+            return Licence::Withheld(format!(
+                "no self-test has shown that a fence ends sessions on server {name} (FenceProven is not True): wait for the node or its reboot, set spec.fencing to Assume if you know that it does, or annotate the RdsVolume with rds.csi.srvlab.io/node-is-off: <node>/<bootID>"
+            ));
+        }
+        Fencing::Auto | Fencing::Assume => {}
+    }
+    let mut recent: Vec<String> = Vec::new();
+    for other in world.volumes.all() {
+        let Some(status) = &other.status else { continue };
+        let cut = status.fenced.iter().map(|f| (&f.node, f.at.0));
+        let cutting = status.fence.iter().map(|f| (&f.node, f.started_at.0));
+        recent.extend(
+            cut.chain(cutting)
+                .filter(|(_, at)| now.as_second() - at.as_second() < FENCE_WINDOW)
+                .map(|(node, _)| node.clone()),
+        );
+    }
+    recent.sort();
+    recent.dedup();
+    let lost: Vec<&HolderView> = volume.holders.iter().filter(|h| h.standing == Standing::Lost).collect();
+    let new = lost.iter().any(|h| !recent.contains(&h.node));
+    if new && recent.len() >= MAX_FENCED_NODES {
+        return Licence::Withheld(format!(
+            "{} were cut within 10 minutes, which is the limit: look whether they are really lost, then annotate the RdsVolume with rds.csi.srvlab.io/fence-now: <node>",
+            recent.join(" and ")
+        ));
+    }
+    Licence::Granted
+}

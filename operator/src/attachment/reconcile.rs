@@ -1,0 +1,224 @@
+//! The thin shell around [`decide`]: observe, decide, act, until there is nothing more to do now.
+//!
+//! It runs behind the pass over the volume itself, in the same queue, so that one volume is never worked on twice at once by one
+//! process; two processes are kept apart by the compare-and-swaps and the tokens.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use rds_crds::names::ANNOTATION_FENCE_NOW;
+use rds_crds::volume::FencePhase;
+use rds_crds::{RdsServer, RdsVolume};
+use tracing::{info, warn};
+
+use crate::crash;
+use crate::events::Announcer;
+use crate::routeros::{Client, Generation, Guard, Nonce, Nqn, OwnerTag, RdsError};
+
+use super::api::{ApiError, Store};
+use super::decide::{Did, Owed, Release, Seen, Step, decide};
+use super::observe::{Outside, seen};
+use super::record::{Change, changed};
+
+/// Steps of one pass.
+const MAX_STEPS: usize = 64;
+
+/// What the volume's own pass knows and this one needs.
+pub(crate) struct Place<'a> {
+    /// The server of the volume.
+    pub(crate) server: &'a RdsServer,
+    /// Its connection, when it can be asked.
+    pub(crate) client: Option<&'a Client>,
+    /// Slot, file and token of the recorded generation.
+    pub(crate) guard: Option<Guard>,
+    /// Port of the export.
+    pub(crate) port: u16,
+    /// The base NQN.
+    pub(crate) base: String,
+}
+
+/// One pass over the attachments of one volume. `None`: nothing is waited for.
+pub(crate) async fn reconcile(
+    volume: &mut RdsVolume,
+    place: &Place<'_>,
+    outside: &Outside<'_>,
+    announcer: &Announcer,
+) -> Result<Option<Action>, ApiError> {
+    let store = Store::new(&outside.world.client);
+    let mut did = None;
+    let mut failed = false;
+    for _ in 0..MAX_STEPS {
+        let now = Timestamp::now();
+        let mut seen = seen(volume, place.server, place.client.is_some(), outside, now)
+            .await
+            .map_err(|e| ApiError::of(volume, e))?;
+        (seen.did, seen.appliance_failed) = (did, failed || (seen.volume.fence.is_some() && place.client.is_none()));
+        let step = decide(&seen);
+        info_unless_rest(volume, &step);
+        match step {
+            Step::Rest(owed) => return rest(volume, &store, owed, &seen, announcer).await,
+            Step::Withdraw(uid) => store.withdraw(outside, &uid).await?,
+            Step::Grant(uid) => store.grant(volume, outside, &uid).await?,
+            Step::Deny(uid, why, text) => store.deny(outside, &uid, why, &text).await?,
+            Step::Forget(uid) => store.forget(outside, &uid).await?,
+            Step::Admit(ask, role, _) => swap(volume, &store, &Change::Admit(ask, role), now).await?,
+            Step::Release(uid, why) => {
+                swap(volume, &store, &Change::Release(uid), now).await?;
+                announcer.released(volume, why);
+            }
+            Step::BeginFence(node, attachment) => {
+                let nqn = next_nqn(&place.base, seen.volume.generation + 1);
+                announcer.fencing(volume, &node);
+                swap(volume, &store, &Change::BeginFence { node, attachment, nqn }, now).await?;
+                // The volume's own pass says the new NQN in the status before it is opened.
+                return Ok(Some(Action::requeue(Duration::ZERO)));
+            }
+            Step::Acknowledge(nodes) => swap(volume, &store, &Change::Acknowledged(nodes), now).await?,
+            Step::Cut => match cut(volume, place).await {
+                Ok(()) => did = Some(Did::Cut),
+                Err(error) => failed = failure(volume, "cut", &error),
+            },
+            Step::RecordCut => {
+                swap(volume, &store, &Change::RecordCut, now).await?;
+                did = None;
+            }
+            Step::Reopen => match reopen(volume, place).await {
+                Ok(()) => did = Some(Did::Reopened),
+                Err(error) => failed = failure(volume, "reopen", &error),
+            },
+            Step::EndFence => {
+                let node = volume
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.fence.as_ref())
+                    .map(|f| f.node.clone())
+                    .unwrap_or_default();
+                swap(volume, &store, &Change::EndFence, now).await?;
+                did = None;
+                announcer.fenced(volume, &node);
+                if volume.annotations().get(ANNOTATION_FENCE_NOW) == Some(&node) {
+                    store.drop_annotation(volume, ANNOTATION_FENCE_NOW).await?;
+                }
+            }
+        }
+        // What was written on an attachment is not in the cache yet: deciding again would repeat it.
+        if store.wrote() {
+            return Ok(Some(Action::requeue(Duration::from_millis(20))));
+        }
+    }
+    warn!(
+        volume = volume.name_any(),
+        "a pass over attachments did not come to an end"
+    );
+    Ok(Some(Action::requeue(Duration::from_secs(60))))
+}
+
+fn info_unless_rest(volume: &RdsVolume, step: &Step) {
+    if !matches!(step, Step::Rest(_)) {
+        info!(volume = volume.name_any(), ?step, "attachment step");
+    }
+}
+
+fn failure(volume: &RdsVolume, what: &str, error: &RdsError) -> bool {
+    warn!(volume = volume.name_any(), what, %error, "the fence did not get on");
+    true
+}
+
+async fn swap(volume: &mut RdsVolume, store: &Store, change: &Change, now: Timestamp) -> Result<(), ApiError> {
+    *volume = store.swap_status(&changed(volume, change, now)).await?;
+    crash::after(match change {
+        Change::Admit(..) => "record-admission",
+        Change::Release(_) => "record-release",
+        Change::BeginFence { .. } => "record-begin-fence",
+        Change::RecordCut => "record-cut",
+        Change::EndFence => "record-end-fence",
+        Change::Acknowledged(_) => "record-acknowledged",
+    });
+    Ok(())
+}
+
+/// Base NQN, generation and a random part that makes it a capability: who was cut cannot guess it.
+fn next_nqn(base: &str, generation: u32) -> String {
+    format!("{base}.g{generation}-{}", Nonce::random())
+}
+
+fn guard_at(volume: &RdsVolume, place: &Place<'_>, behind: u32) -> Option<(Guard, Generation)> {
+    let generation = volume.status.as_ref()?.export_generation?;
+    let guard = place.guard.as_ref()?;
+    let tag: OwnerTag = guard.tag.at(Generation(generation.saturating_sub(behind)));
+    Some((Guard { tag, ..guard.clone() }, Generation(generation)))
+}
+
+/// Exec 1: token g<n> to g<n+1>, export off, read back. Found done after a crash: the row carries the new token and is off.
+async fn cut(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
+    let (Some(client), Some((guard, next))) = (place.client, guard_at(volume, place, 1)) else {
+        return Err(unreachable(volume));
+    };
+    match client.retire(&guard, next).await {
+        Ok(_) => {}
+        Err(error) => {
+            let after = guard.tag.at(next);
+            let done = error
+                .look()
+                .and_then(|look| look.row_of(&after))
+                .is_some_and(|row| !row.exported);
+            if !done {
+                return Err(error);
+            }
+        }
+    }
+    crash::after("cut");
+    Ok(())
+}
+
+/// Exec 2: new NQN and export on in one `set`, read back.
+async fn reopen(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
+    let nqn: Option<Nqn> = volume
+        .status
+        .as_ref()
+        .and_then(|s| s.fence.as_ref())
+        .filter(|f| f.phase == FencePhase::Reopening)
+        .and_then(|f| f.nqn.parse().ok());
+    let (Some(client), Some((guard, _)), Some(nqn)) = (place.client, guard_at(volume, place, 0), nqn) else {
+        return Err(unreachable(volume));
+    };
+    client.export(&guard, &nqn, place.port).await?;
+    crash::after("reopen");
+    Ok(())
+}
+
+fn unreachable(volume: &RdsVolume) -> RdsError {
+    RdsError::Unreachable {
+        server: volume.spec.server.as_str().into(),
+        reason: "there is no connection yet".to_owned(),
+    }
+}
+
+async fn rest(
+    volume: &mut RdsVolume,
+    store: &Store,
+    owed: Option<Owed>,
+    seen: &Seen,
+    announcer: &Announcer,
+) -> Result<Option<Action>, ApiError> {
+    let waits = owed.is_some()
+        || !seen
+            .volume
+            .holders
+            .iter()
+            .all(|h| h.standing == super::model::Standing::Alive);
+    store.say_fence(volume, owed.as_ref(), announcer).await?;
+    // Evidence ripens with time and not with events: look again while anything is open.
+    Ok(waits.then(|| Action::requeue(Duration::from_secs(5))))
+}
+
+/// Why a holder was let go, for people.
+pub(crate) fn release_note(why: Release) -> &'static str {
+    match why {
+        Release::Disconnected => "its agent reported that the connection is gone",
+        Release::Rebooted => "its machine was rebooted since it connected",
+        Release::NodeIsOff => "a person vouched that its node is off",
+    }
+}

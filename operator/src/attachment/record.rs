@@ -1,0 +1,89 @@
+//! The compare-and-swaps of the protocol: pure changes of the stored RdsVolume, written with its resourceVersion.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rds_crds::RdsVolume;
+use rds_crds::condition::whole_seconds;
+use rds_crds::volume::{Fence, FencePhase, Fenced, Holder, RdsVolumeStatus, Role};
+
+use super::model::Ask;
+
+/// A change of the record of admission or of the fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Becomes a holder.
+    Admit(Ask, Role),
+    /// Is no holder any more.
+    Release(String),
+    /// The fence with the next generation and its NQN.
+    BeginFence {
+        node: String,
+        attachment: String,
+        nqn: String,
+    },
+    /// The old export was read back as off.
+    RecordCut,
+    /// The new export was read back as on.
+    EndFence,
+    /// Nodes that need not be remembered as cut any more.
+    Acknowledged(Vec<String>),
+}
+
+/// The object with the change in its status.
+pub(crate) fn changed(volume: &RdsVolume, change: &Change, now: Timestamp) -> RdsVolume {
+    let mut volume = volume.clone();
+    let status = volume.status.get_or_insert_default();
+    let now = Time(whole_seconds(now));
+    match change {
+        Change::Admit(ask, role) => status.holders.push(Holder {
+            node: ask.node.clone(),
+            attachment_uid: ask.attachment.clone(),
+            role: *role,
+            since: now,
+        }),
+        Change::Release(attachment) => release(status, attachment),
+        Change::BeginFence { node, attachment, nqn } => {
+            status.export_generation = status.export_generation.map(|g| g.saturating_add(1));
+            status.fence = Some(Fence {
+                node: node.clone(),
+                attachment_uid: attachment.clone(),
+                phase: FencePhase::Cutting,
+                nqn: nqn.clone(),
+                started_at: now,
+            });
+        }
+        Change::RecordCut => {
+            if let Some(fence) = &mut status.fence {
+                fence.phase = FencePhase::Reopening;
+            }
+        }
+        Change::EndFence => {
+            if let Some(fence) = status.fence.take() {
+                release(status, &fence.attachment_uid);
+                // A fence of nobody in particular closes the holes in the record: every session of before is cut.
+                status.holders_unknown_since = None;
+                let last = status.export_generation.unwrap_or(1).saturating_sub(1);
+                status.fenced.retain(|f| f.node != fence.node);
+                if !fence.node.is_empty() {
+                    status.fenced.push(Fenced {
+                        node: fence.node,
+                        generation: last,
+                        at: now,
+                    });
+                }
+            }
+        }
+        Change::Acknowledged(nodes) => status.fenced.retain(|f| !nodes.contains(&f.node)),
+    }
+    volume
+}
+
+/// Whoever stays alone is the one writer.
+fn release(status: &mut RdsVolumeStatus, attachment: &str) {
+    status.holders.retain(|h| h.attachment_uid != attachment);
+    if let [one] = status.holders.as_mut_slice()
+        && one.role == Role::MigrationTarget
+    {
+        one.role = Role::Primary;
+    }
+}

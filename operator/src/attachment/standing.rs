@@ -1,0 +1,171 @@
+//! Whether a holder is alive, leaving, lost, or none of these for certain: pure.
+//!
+//! Lost needs a wanted detach *and* evidence about the node; silence alone never makes anybody lost while its Node is Ready.
+
+use std::time::Duration;
+
+use rds_crds::attachment::Intent;
+
+use super::model::{Standing, Word};
+
+/// What is known of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeFacts {
+    /// Its object: absent for this long, by this leader's clock.
+    pub gone_for: Option<Duration>,
+    /// Condition Ready is True.
+    pub ready: bool,
+    /// Tainted out-of-service, by a person or a remediation system.
+    pub out_of_service: bool,
+    /// UID of the object.
+    pub uid: String,
+    /// Boot ID of the kernel.
+    pub boot_id: String,
+    /// System UUID of the machine.
+    pub system_uuid: String,
+    /// Machine ID of the operating system.
+    pub machine_id: String,
+}
+
+/// What is known of an agent's Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pulse {
+    /// A renewal was seen within the period.
+    Fresh,
+    /// This leader has watched for the whole period and saw none.
+    Stale,
+    /// Not watched for long enough.
+    Unknown,
+}
+
+/// The standing of a holder. `detach_wanted`: its attachment is going away or gone, and no VolumeAttachment wants it, read live.
+pub(crate) fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, grace: Duration) -> Standing {
+    let evidence = match node.gone_for {
+        Some(gone) => gone >= grace,
+        None => node.out_of_service || (!node.ready && pulse == Pulse::Stale),
+    };
+    let well = node.gone_for.is_none() && node.ready && !node.out_of_service && pulse == Pulse::Fresh;
+    match (detach_wanted, evidence, well) {
+        (true, true, _) => Standing::Lost,
+        (true, false, true) => Standing::Leaving,
+        (false, false, true) => Standing::Alive,
+        (true | false, _, _) => Standing::Doubtful,
+    }
+}
+
+/// What a holder has said, or its reboot says for it. Boot ID alone is no proof: a replacement machine under the same name has
+/// another one too.
+pub(crate) fn word(intent: Option<&Intent>, disconnected: bool, node: &NodeFacts) -> Word {
+    if disconnected {
+        return Word::Disconnected;
+    }
+    let Some(intent) = intent else { return Word::Silent };
+    let same_machine = node.gone_for.is_none()
+        && !intent.system_uuid.is_empty()
+        && !intent.machine_id.is_empty()
+        && node.system_uuid == intent.system_uuid
+        && node.machine_id == intent.machine_id
+        && node.uid == intent.node_uid;
+    if same_machine && !node.boot_id.is_empty() && node.boot_id != intent.boot_id {
+        Word::Rebooted
+    } else {
+        Word::Intent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    fn node() -> NodeFacts {
+        NodeFacts {
+            ready: true,
+            uid: "u".into(),
+            boot_id: "b2".into(),
+            system_uuid: "s".into(),
+            machine_id: "m".into(),
+            ..NodeFacts::default()
+        }
+    }
+
+    #[test]
+    fn table_of_standings() {
+        let down = NodeFacts { ready: false, ..node() };
+        let gone = |s| NodeFacts {
+            gone_for: Some(Duration::from_secs(s)),
+            ready: false,
+            ..node()
+        };
+        let tainted = NodeFacts {
+            out_of_service: true,
+            ..node()
+        };
+        use Pulse::{Fresh, Stale, Unknown};
+        use Standing::{Alive, Doubtful, Leaving, Lost};
+        for (facts, pulse, wanted, want) in [
+            (node(), Fresh, false, Alive),
+            (node(), Fresh, true, Leaving),
+            (node(), Stale, true, Doubtful), // Ready with a stale Lease: wait, say so, never fence
+            (node(), Stale, false, Doubtful),
+            (down.clone(), Stale, true, Lost),
+            (down.clone(), Unknown, true, Doubtful),
+            (down.clone(), Fresh, true, Doubtful),
+            (down, Stale, false, Doubtful), // nobody wants it detached: nobody is lost
+            (tainted.clone(), Fresh, true, Lost),
+            (tainted, Fresh, false, Doubtful),
+            (gone(29), Stale, true, Doubtful),
+            (gone(30), Stale, true, Lost),
+            (gone(30), Stale, false, Doubtful),
+        ] {
+            assert_eq!(
+                standing(&facts, pulse, wanted, GRACE),
+                want,
+                "{facts:?} {pulse:?} {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reboot_counts_only_for_the_same_machine() {
+        let intent = Intent {
+            boot_id: "b1".into(),
+            system_uuid: "s".into(),
+            machine_id: "m".into(),
+            node_uid: "u".into(),
+            generation: 1,
+        };
+        assert_eq!(word(Some(&intent), false, &node()), Word::Rebooted);
+        assert_eq!(word(None, false, &node()), Word::Silent);
+        assert_eq!(word(Some(&intent), true, &node()), Word::Disconnected);
+        type Change = fn(&mut NodeFacts);
+        let changes: [Change; 5] = [
+            |n| n.uid = "other".into(),
+            |n| n.system_uuid = "other".into(),
+            |n| n.machine_id = "other".into(),
+            |n| n.boot_id = "b1".into(),
+            |n| n.gone_for = Some(Duration::ZERO),
+        ];
+        for change in changes {
+            let mut replaced = node();
+            change(&mut replaced);
+            assert_eq!(word(Some(&intent), false, &replaced), Word::Intent, "{replaced:?}");
+        }
+        let nameless = Intent {
+            system_uuid: String::new(),
+            ..intent
+        };
+        assert_eq!(
+            word(
+                Some(&nameless),
+                false,
+                &NodeFacts {
+                    system_uuid: String::new(),
+                    ..node()
+                }
+            ),
+            Word::Intent
+        );
+    }
+}
