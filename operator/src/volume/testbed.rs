@@ -164,7 +164,7 @@ impl Bed {
             match self.pass() {
                 End::Rest(_, Recheck::In(delay)) => self.now += i64::try_from(delay.as_secs()).unwrap() + 1,
                 End::Rest(_, Recheck::Backoff) => self.now += 5,
-                end => return end,
+                end @ (End::Rest(..) | End::Forgotten | End::Crashed) => return end,
             }
         }
         panic!("does not settle: {:?}", self.pass());
