@@ -145,22 +145,17 @@ impl Appliance {
         self.reboot.notify_one();
     }
 
-    /// What a reboot does to the state: exports go, and come back later; everything that is configured stays.
+    /// What a reboot does to the state: exports and sessions go, exports come back later;
+    /// everything that is configured stays.
     pub(crate) fn restart(&self) {
         let knobs = self.knobs();
         let mut state = self.state();
+        let ports_from = Instant::now() + Duration::from_millis(knobs.reboot_ms);
         state.started = Instant::now();
         state.globals.clear();
-        state.exports_from = Some(Instant::now() + Duration::from_millis(knobs.reboot_ms + knobs.exports_after_ms));
-        let ids: Vec<u32> = state
-            .disks
-            .iter()
-            .filter(|d| !d.export.sessions.is_empty())
-            .map(|d| d.id)
-            .collect();
-        for id in ids {
-            state.disks.update(id, |d| d.export.sessions.clear());
-        }
+        state.ports_from = Some(ports_from);
+        state.exports_from = Some(ports_from + Duration::from_millis(knobs.exports_after_ms));
+        state.cut_all_sessions(&knobs);
     }
 
     /// Runs a line and gives what it prints. Blocks during `:delay`.

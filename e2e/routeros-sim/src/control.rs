@@ -4,12 +4,14 @@
 
 use crate::faults::Fault;
 use crate::knobs::Knobs;
+use crate::session::{Dead, SessionId};
 use crate::simulator::{Simulator, exec_as_admin, live_exports};
-use axum::extract::{Json, State as Shared};
+use axum::extract::{Json, Path, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Router, body::Bytes};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -44,6 +46,11 @@ pub fn router(sim: Arc<Simulator>) -> Router {
         )
         .route("/knobs", get(knobs).put(turn_knobs))
         .route("/faults", get(faults).put(add_faults).delete(clear_faults))
+        .route("/sessions", get(sessions).post(connect))
+        .route("/sessions/{id}", delete(disconnect))
+        .route("/sessions/{id}/write", post(write))
+        .route("/writes", get(writes))
+        .route("/writers", get(writers))
         .route("/exec", post(exec))
         .route("/reboot", post(reboot))
         .with_state(sim)
@@ -108,6 +115,72 @@ async fn add_faults(Shared(sim): Shared<Arc<Simulator>>, body: Bytes) -> Respons
 async fn clear_faults(Shared(sim): Shared<Arc<Simulator>>) -> StatusCode {
     sim.clear_faults();
     StatusCode::NO_CONTENT
+}
+
+async fn sessions(Shared(sim): Shared<Arc<Simulator>>) -> Response {
+    Json(sim.sessions()).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Connect {
+    nqn: String,
+    host: String,
+}
+
+/// 201 with a new session, 200 with the one that is there, 409 when refused.
+async fn connect(Shared(sim): Shared<Arc<Simulator>>, Json(who): Json<Connect>) -> Response {
+    match sim.appliance().connect(&who.nqn, &who.host) {
+        Ok((id, new)) => {
+            let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+            (status, Json(json!(sim.session(id)))).into_response()
+        }
+        Err(why) => {
+            let body = json!({ "error": why.to_string(), "refused": why });
+            (StatusCode::CONFLICT, Json(body)).into_response()
+        }
+    }
+}
+
+async fn disconnect(Shared(sim): Shared<Arc<Simulator>>, Path(id): Path<SessionId>) -> Response {
+    if sim.disconnect(id) {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        failed(StatusCode::NOT_FOUND, Dead::NoSession)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tag {
+    tag: String,
+}
+
+/// 204 when it arrived, 410 when the session is dead, 404 when there is none.
+async fn write(Shared(sim): Shared<Arc<Simulator>>, Path(id): Path<SessionId>, Json(what): Json<Tag>) -> Response {
+    match sim.write(id, &what.tag) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(why) => {
+            let status = match why {
+                Dead::NoSession => StatusCode::NOT_FOUND,
+                Dead::Lost | Dead::Ended => StatusCode::GONE,
+            };
+            (status, Json(json!({ "error": why.to_string(), "dead": why }))).into_response()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Image {
+    path: String,
+}
+
+async fn writes(Shared(sim): Shared<Arc<Simulator>>, Query(image): Query<Image>) -> Response {
+    Json(sim.writes(&image.path)).into_response()
+}
+
+async fn writers(Shared(sim): Shared<Arc<Simulator>>, Query(image): Query<Image>) -> Response {
+    Json(sim.live_writers(&image.path)).into_response()
 }
 
 /// Runs the body as a line of `admin`.

@@ -72,8 +72,6 @@ pub struct Export {
     pub visible_size: u64,
     /// How often the export was switched on.
     pub times: u32,
-    /// Host NQNs that are connected. Nobody connects by itself: a test or a data path says so.
-    pub sessions: BTreeSet<String>,
 }
 
 impl Default for Export {
@@ -87,7 +85,6 @@ impl Default for Export {
             namespace_uuid: None,
             visible_size: 0,
             times: 0,
-            sessions: BTreeSet::new(),
         }
     }
 }
@@ -148,11 +145,15 @@ impl Disk {
         self.image.as_ref().map(|i| i.path.as_str())
     }
 
-    fn keys(&self) -> [(Key, &str); 3] {
+    fn keys(&self) -> [(Key, &str); 4] {
         [
             (Key::Slot, &self.slot),
             (Key::Path, self.path().unwrap_or("")),
             (Key::Nqn, &self.export.nqn),
+            (
+                Key::Mount,
+                self.pool.as_ref().filter(|p| p.mounted).map_or("", |p| &p.mount_point),
+            ),
         ]
     }
 }
@@ -166,6 +167,8 @@ pub enum Key {
     Path,
     /// `nvme-tcp-server-nqn` as set.
     Nqn,
+    /// `mount-point` of a mounted pool.
+    Mount,
 }
 
 /// All rows.

@@ -133,7 +133,7 @@ impl Interp<'_> {
             }
         }
         let id = self.state().add_disk(disk);
-        self.appliance.touch();
+        self.settle(id);
         Ok(Value::Id(id))
     }
 
@@ -169,7 +169,7 @@ impl Interp<'_> {
                 self.check_nqn(&disk)?;
             }
             self.state().disks.put(disk);
-            self.appliance.touch();
+            self.settle(id);
         }
         Ok(Value::Nil)
     }
@@ -264,13 +264,20 @@ impl Interp<'_> {
         Ok(())
     }
 
+    /// Lets sessions follow what was just done to a row.
+    fn settle(&mut self, id: u32) {
+        let knobs = self.knobs.clone();
+        self.state().settle(id, &knobs);
+        self.appliance.touch();
+    }
+
     fn each(&mut self, args: Args<'_>, f: impl Fn(&mut Disk)) -> Run<Value> {
         let target = args
             .get(0, "numbers")
             .ok_or_else(|| Fail::refused("missing value(s) of argument(s) numbers"))?;
         for id in self.targets(Menu::Disk, target)? {
             self.state().disks.update(id, &f);
-            self.appliance.touch();
+            self.settle(id);
         }
         Ok(Value::Nil)
     }
@@ -306,7 +313,8 @@ impl Interp<'_> {
             .get(0, "numbers")
             .ok_or_else(|| Fail::refused("missing value(s) of argument(s) numbers"))?;
         for id in self.targets(Menu::Disk, target)? {
-            let refuse = self.knobs.remove_while_connected == Policy::Reject;
+            let knobs = self.knobs.clone();
+            let refuse = knobs.remove_while_connected == Policy::Reject;
             let state = self.state();
             let Some(disk) = state.disks.get(id) else { continue };
             if disk.kind == "hardware" {
@@ -319,12 +327,12 @@ impl Interp<'_> {
                     .iter()
                     .any(|d| d.path().is_some_and(|p| root(file_name(p)) == at))
             });
-            if in_use || (refuse && !disk.export.sessions.is_empty()) {
+            if in_use || (refuse && state.row_in_use(id, &knobs)) {
                 return Err(Fail::refused("could not unmount, stop using it first"));
             }
             // Only the row goes; the file stays (facts, 2.5).
             state.disks.remove(id);
-            self.appliance.touch();
+            self.settle(id);
         }
         Ok(Value::Nil)
     }

@@ -1,9 +1,9 @@
 //! Switching an NVMe/TCP export, and who may have which NQN.
 
-use crate::disk::{Disk, Key};
+use crate::disk::Disk;
 use crate::error::{Fail, Run};
 use crate::interp::Interp;
-use crate::knobs::{ExportOff, NamespaceUuid, Policy, Resize};
+use crate::knobs::{NamespaceUuid, Policy, Resize};
 use crate::schema::Version;
 use crate::view::DiskView;
 
@@ -35,9 +35,6 @@ impl Interp<'_> {
                 NamespaceUuid::Absent => None,
             };
         }
-        if disk.export.on && !on && self.knobs.export_off == ExportOff::DropsSessions {
-            disk.export.sessions.clear();
-        }
         disk.export.on = on;
         // A toggle is the moment at which the size behind the export is read again.
         if let Some(image) = &disk.image
@@ -59,11 +56,7 @@ impl Interp<'_> {
             knobs: &knobs,
         };
         let nqn = view.nqn(disk);
-        let other = |d: &Disk| d.id != disk.id && d.export.on && view.nqn(d) == nqn;
-        let same_name = nqn.rsplit_once(':').map_or(nqn.as_str(), |(_, slot)| slot);
-        let clash =
-            view.state.disks.find(Key::Nqn, &nqn).any(other) || view.state.disks.find(Key::Slot, same_name).any(other);
-        if clash {
+        if view.named(&nqn).any(|d| d.id != disk.id && d.export.on) {
             Err(Fail::refused(&knobs.duplicate_nqn_text))
         } else {
             Ok(())

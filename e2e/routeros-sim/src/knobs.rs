@@ -94,9 +94,23 @@ pub enum DefaultNqn {
 #[serde(rename_all = "kebab-case")]
 pub enum ExportOff {
     /// They are dropped.
+    #[serde(alias = "drops")]
     DropsSessions,
-    /// They go on.
+    /// They go on, and can write until they disconnect.
+    #[serde(alias = "leaves")]
     LeavesSessions,
+}
+
+/// What initiators do whose session was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reconnect {
+    /// They try until the subsystem is there again, whatever the target says meanwhile.
+    Retries,
+    /// They try while nothing listens; the first refusal by an open port ends it.
+    UntilRefused,
+    /// They give up at once.
+    Never,
 }
 
 /// The UUID of the namespace behind an export.
@@ -215,6 +229,7 @@ pub struct Knobs {
     pub remove_while_connected: Policy,
     pub resize: Resize,
     pub export_off: ExportOff,
+    pub reconnect: Reconnect,
     pub namespace_uuid: NamespaceUuid,
     /// `file-size` may be set below what it is.
     pub shrink: Policy,
@@ -274,6 +289,7 @@ impl Default for Knobs {
             remove_while_connected: Policy::Accept,
             resize: Resize::Live,
             export_off: ExportOff::DropsSessions,
+            reconnect: Reconnect::Retries,
             namespace_uuid: NamespaceUuid::Stable,
             shrink: Policy::Accept,
             path_slash: true,

@@ -33,6 +33,8 @@ impl Interp<'_> {
                         "file-path" if !text.is_empty() => {
                             Some(ids(Key::Path, &format!("/{}", crate::file::file_name(text))))
                         }
+                        "nvme-tcp-server-nqn" if !text.is_empty() => Some(view.may_be_named(text)),
+                        "mount-point" if !text.is_empty() => Some(ids(Key::Mount, text)),
                         _ => None,
                     }
                 };

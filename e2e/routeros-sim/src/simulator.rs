@@ -267,7 +267,11 @@ impl Simulator {
 
     /// Changes the state behind everybody's back.
     pub fn edit<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        let result = f(&mut self.server.appliance.state());
+        let knobs = self.server.appliance.knobs();
+        let mut state = self.server.appliance.state();
+        let result = f(&mut state);
+        state.settle_all(&knobs);
+        drop(state);
         self.server.appliance.touch();
         result
     }
@@ -285,8 +289,7 @@ impl Simulator {
     /// Whether the NVMe/TCP port answers.
     pub fn export_port_open(&self) -> bool {
         let knobs = self.server.appliance.knobs();
-        let state = self.server.appliance.state();
-        state.exports_up() || knobs.port_before_exports
+        self.server.appliance.state().port_open(&knobs)
     }
 
     /// State without ids and chance, to compare two runs.

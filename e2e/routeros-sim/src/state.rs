@@ -1,7 +1,8 @@
 //! The state of the appliance, all of it in memory; a JSON file holds it between runs if asked.
 
-use crate::disk::{Disk, Disks, Image, Pool};
+use crate::disk::{Disk, Disks, Image, Key, Pool};
 use crate::file::{File, Files};
+use crate::session::{Sessions, Writes};
 use crate::value::Value;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -45,12 +46,20 @@ pub struct State {
     pub last_disk_id: u32,
     /// The highest id ever given in `/file`.
     pub last_file_id: u32,
+    /// What initiators wrote.
+    pub writes: Writes,
+    /// Who is connected; a new program starts without anybody.
+    #[serde(skip)]
+    pub sessions: Sessions,
     /// `:global` variables.
     #[serde(skip)]
     pub globals: BTreeMap<String, Value>,
     /// Until then exports are not back from a reboot.
     #[serde(skip)]
     pub exports_from: Option<std::time::Instant>,
+    /// Until then the NVMe/TCP port is closed by a reboot.
+    #[serde(skip)]
+    pub ports_from: Option<std::time::Instant>,
     /// When the appliance started.
     #[serde(skip, default = "std::time::Instant::now")]
     pub started: std::time::Instant,
@@ -65,8 +74,11 @@ impl Default for State {
             subvolumes: Vec::new(),
             last_disk_id: 0,
             last_file_id: 0,
+            writes: Writes::default(),
+            sessions: Sessions::default(),
             globals: BTreeMap::new(),
             exports_from: None,
+            ports_from: None,
             started: std::time::Instant::now(),
         }
     }
@@ -187,9 +199,7 @@ impl State {
     /// The pool that is mounted at the first component of a file name.
     pub fn pool_of(&self, name: &str) -> Option<&Disk> {
         let root = crate::file::root(crate::file::file_name(name));
-        self.disks
-            .iter()
-            .find(|d| d.pool.as_ref().is_some_and(|p| p.mounted && p.mount_point == root))
+        self.disks.find(Key::Mount, root).next()
     }
 
     /// Bytes free in a pool.

@@ -1,10 +1,14 @@
 //! How a record is seen: its properties in schema order, their types, and how each prints.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Key};
 use crate::knobs::{DefaultNqn, Knobs};
 use crate::schema::{DISK_FLAGS, DISK_PROPS, Version};
 use crate::state::State;
 use crate::value::{Value, grouped, human};
+use std::collections::BTreeSet;
+
+/// What stands before the slot in an NQN that nobody set.
+const DEFAULT_AUTHORITY: &str = "nqn.2000-02.com.mikrotik:";
 
 /// How a property prints in detail and in tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,17 +104,32 @@ fn is_plain(name: &str) -> bool {
     )
 }
 
-impl DiskView<'_> {
+impl<'a> DiskView<'a> {
     /// The NQN under which a row is exported.
     pub(crate) fn nqn(&self, disk: &Disk) -> String {
         if self.knobs.version < Version(7, 21, 0) {
             return disk.slot.clone();
         }
         match (disk.export.nqn.as_str(), self.knobs.default_nqn) {
-            ("", DefaultNqn::Mikrotik) => format!("nqn.2000-02.com.mikrotik:{}", disk.slot),
+            ("", DefaultNqn::Mikrotik) => format!("{DEFAULT_AUTHORITY}{}", disk.slot),
             ("", DefaultNqn::Slot) => disk.slot.clone(),
             (nqn, _) => nqn.to_owned(),
         }
+    }
+
+    /// Ids of the rows that may have this NQN: as set, or by their slot.
+    pub(crate) fn may_be_named(&self, nqn: &str) -> BTreeSet<u32> {
+        let disks = &self.state.disks;
+        let slot = nqn.strip_prefix(DEFAULT_AUTHORITY).unwrap_or(nqn);
+        let ids = [(Key::Nqn, nqn), (Key::Slot, nqn), (Key::Slot, slot)].map(|(key, value)| disks.ids(key, value));
+        ids.into_iter().flatten().flatten().copied().collect()
+    }
+
+    /// Rows that are exported under this NQN, or would be, in table order.
+    pub(crate) fn named(self, nqn: &str) -> impl Iterator<Item = &'a Disk> {
+        let ids = self.may_be_named(nqn);
+        let rows = ids.into_iter().filter_map(move |id| self.state.disks.get(id));
+        rows.filter(move |d| self.nqn(d) == nqn)
     }
 
     /// Flags that are set.

@@ -164,6 +164,34 @@ fn everything_can_be_done_over_http() {
     let (status, body) = p.http("POST", "/exec", add);
     assert_eq!((status, body.as_str()), (200, r#"{"failed":false,"output":""}"#));
     assert_eq!(p.json("/exports")[0]["nqn"], "nqn.2000-02.com.mikrotik:x");
+
+    let who = r#"{"nqn": "nqn.2000-02.com.mikrotik:x", "host": "n1"}"#;
+    let (status, body) = p.http("POST", "/sessions", who);
+    assert_eq!(status, 201, "{body}");
+    assert_eq!(p.http("POST", "/sessions", who), (200, body), "already connected");
+    let (status, body) = p.http("POST", "/sessions", r#"{"nqn": "nqn.x", "host": "n1"}"#);
+    assert_eq!(
+        (status, body.as_str()),
+        (409, r#"{"error":"unknown subsystem","refused":"unknown-subsystem"}"#)
+    );
+    assert_eq!(p.http("POST", "/sessions/1/write", r#"{"tag": "one"}"#).0, 204);
+    assert_eq!(p.http("POST", "/sessions/7/write", r#"{"tag": "one"}"#).0, 404);
+    assert_eq!(p.json("/writes?path=%2Fstorage-pool%2Fother%2Fx.img")[0]["tag"], "one");
+    assert_eq!(p.json("/writers?path=/storage-pool/other/x.img")[0], "n1");
+    assert_eq!(
+        p.http("PUT", "/knobs", r#"{"reconnect": "never", "export-off": "drops"}"#)
+            .0,
+        200
+    );
+    p.http("POST", "/exec", "/disk set x nvme-tcp-export=no");
+    assert_eq!(p.http("POST", "/sessions/1/write", r#"{"tag": "two"}"#).0, 410);
+    let session = &p.json("/sessions")[0];
+    assert_eq!(
+        (session["alive"].as_bool(), session["link"].as_str()),
+        (Some(false), Some("ended"))
+    );
+    assert_eq!(p.http("DELETE", "/sessions/1", "").0, 204);
+    assert_eq!(p.http("DELETE", "/sessions/1", "").0, 404);
     assert_eq!(p.http("POST", "/reboot", "").0, 204);
     let lines = std::fs::read_to_string(dir.path().join("log.jsonl")).unwrap();
     assert!(

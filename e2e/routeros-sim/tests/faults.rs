@@ -172,7 +172,8 @@ async fn reboot_keeps_objects_and_brings_exports_back_later() {
     assert_eq!(b.sim.snapshot(), before);
     assert!(b.sim.exports().is_empty() && !b.sim.export_port_open());
     b.sim.knobs(|k| k.port_before_exports = true);
-    assert!(b.sim.export_port_open());
+    assert!(!b.sim.export_port_open(), "not before the appliance is up");
+    until("the NVMe/TCP port opens", || b.sim.export_port_open()).await;
     until("the port opens", || std::net::TcpStream::connect(b.sim.addr()).is_ok()).await;
     until("exports are back", || b.sim.exports().len() == 1).await;
     // A fault reboots behind a command.
