@@ -11,7 +11,7 @@ test:     ## all that must hold: fmt, clippy, docs, unit and end-to-end tests
 lint:     ## fmt, clippy, and cargo-deny where it is installed
 	@e2e/lint.sh
 bench:    ## measure, print a table, write target/bench/report.json
-	@e2e/need.sh && cargo run --quiet --package e2e --bin bench
+	@e2e/need.sh && E2E_PROFILE=release cargo run --quiet --package e2e --bin bench
 generate: ## write config/crd from the Rust types
 	cargo run --quiet --package rds-crds --bin crdgen
 tools:    ## build the control plane and the sidecars that the tests run
