@@ -99,7 +99,7 @@ pub enum Step {
     Forget(String),
     /// Compare-and-swap: generation n+1 and the fence, phase cutting.
     BeginFence(String, String),
-    /// On the appliance: token g<n> to g<n+1>, export off, read back.
+    /// On the appliance: token `g<n>` to `g<n+1>`, export off, read back.
     Cut,
     /// Compare-and-swap: the cut was read back.
     RecordCut,
