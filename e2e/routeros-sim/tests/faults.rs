@@ -233,6 +233,38 @@ async fn channels_of_one_connection_are_serialised_unless_told_otherwise() {
 }
 
 #[tokio::test]
+async fn waits_before_a_channel_and_before_an_add() {
+    let b = Bench::knobs(|k| k.channel_delay_ms = 600).await;
+    let start = Instant::now();
+    assert_eq!(b.ssh(":put 1").await, "1\r\n");
+    assert!(start.elapsed() >= Duration::from_millis(600), "{:?}", start.elapsed());
+    b.sim.knobs(|k| {
+        k.channel_delay_ms = 0;
+        k.add_latency_ms = 600;
+    });
+    b.ssh(":put 1").await;
+    b.ssh("/disk/add type=file slot=a file-path=storage-pool/a.img file-size=1G")
+        .await;
+    let took: Vec<f64> = b.sim.commands().iter().map(|c| c.milliseconds).collect();
+    assert!(took[1] < 600.0 && took[2] >= 600.0, "only the add waits: {took:?}");
+}
+
+#[tokio::test]
+async fn the_exit_status_is_a_knob() {
+    for (knob, good, bad) in [
+        (ExitStatus::Zero, Some(0), Some(0)),
+        (ExitStatus::OneOnError, Some(0), Some(1)),
+        // OpenSSH says 255 when the channel closes without one.
+        (ExitStatus::Absent, Some(255), Some(255)),
+    ] {
+        let b = Bench::knobs(|k| k.exit_status = knob).await;
+        let (fine, refused) = (b.run(":put 1").await, b.run("/disk remove *999").await);
+        assert_eq!((fine.out.as_str(), refused.out.as_str()), ("1\r\n", "no such item\r\n"));
+        assert_eq!((fine.status, refused.status), (good, bad), "{knob:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_exec_with_a_terminal_hangs_or_is_denied() {
     let b = Bench::start().await;
     let mut tt = b.command("metal-csi", &["-tt"]);
@@ -241,6 +273,9 @@ async fn an_exec_with_a_terminal_hangs_or_is_denied() {
             .await
             .is_err()
     );
+    b.sim.knobs(|k| k.pty_exec = PtyExec::Deny);
+    let output = b.command("metal-csi", &["-tt"]).arg(":put 1").output().await.unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(255), &b""[..]));
     b.sim.knobs(|k| k.pty_exec = PtyExec::Ignore);
     let output = b.command("metal-csi", &["-tt"]).arg(":put 1").output().await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\r\n");

@@ -240,6 +240,68 @@ fn words_and_forms() {
     assert_eq!(b.run("/system identity print"), "  name: MikroTik    \r\n");
 }
 
+/// What the words of a refusal are nobody knows: a client that lives by them must fail a test.
+#[test]
+fn refusals_in_other_words() {
+    let words = "Fehler: geht nicht";
+    let reply = "Fehler: geht nicht\r\n";
+    let b = Box::new(|k| {
+        k.slot_too_long_text = words.into();
+        k.duplicate_slot_text = words.into();
+        k.duplicate_nqn_text = words.into();
+        k.no_space_text = words.into();
+        k.missing_directory_text = words.into();
+        k.existing_file_text = words.into();
+        k.existing_file = ExistingFile::Fail;
+    });
+    b.ok(&format!("{ADD} nvme-tcp-export=yes nvme-tcp-server-nqn=nqn.a:b"));
+    let other = ADD.replace("slot=a", "slot=b").replace("a.img", "b.img");
+    for refused in [
+        ADD.to_owned(),
+        other.replace("slot=b", &format!("slot={LONG}")),
+        other.replace("1G", "3T"),
+        other.replace("pool/csi/", "pool/none/"),
+        other.replace("b.img", "a.img"),
+        format!("{other} nvme-tcp-export=yes nvme-tcp-server-nqn=nqn.a:b"),
+        "/disk set a file-size=3T".to_owned(),
+        "/file add name=pool/csi/a.img".to_owned(),
+        "/file add name=pool/none/x".to_owned(),
+        "/file copy pool/csi/a.img name=pool/none/x".to_owned(),
+    ] {
+        assert_eq!(b.run(&refused), reply, "{refused}");
+    }
+    b.ok(&other);
+    b.0.change_knobs(|k| k.pool_full = true);
+    assert_eq!(
+        b.run(&other.replace("slot=b", "slot=c").replace("b.img", "c.img")),
+        reply
+    );
+}
+
+#[test]
+fn json_in_all_its_forms() {
+    let json = ":put [:serialize to=json options=json.no-string-conversion [/disk/print as-value proplist=size,swap where slot=a]]";
+    for (numbers, size) in [
+        (JsonNumbers::Int, "1073741824"),
+        (JsonNumbers::Float, "1073741824.000000"),
+        (JsonNumbers::String, "\"1073741824\""),
+    ] {
+        for (bools, swap) in [
+            (JsonBools::Native, "false"),
+            (JsonBools::TrueFalse, "\"false\""),
+            (JsonBools::YesNo, "\"no\""),
+        ] {
+            let b = Box::new(|k| {
+                k.json_numbers = numbers;
+                k.json_bools = bools;
+            });
+            b.ok(ADD);
+            let row = format!("[{{\".id\":\"*3\",\"size\":{size},\"swap\":{swap}}}]\r\n");
+            assert_eq!(b.run(json), row);
+        }
+    }
+}
+
 #[test]
 fn copy_from_copies_properties_and_no_data() {
     let b = Box::new(|_| ());

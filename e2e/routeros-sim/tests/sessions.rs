@@ -115,6 +115,21 @@ async fn taking_the_export_away_drops_sessions() {
 }
 
 #[tokio::test]
+async fn away_and_back_in_one_line_cuts_too() {
+    for (away, back) in AWAY {
+        let Some(back) = back else { continue };
+        let sim = with(|k| k.reconnect = Reconnect::Never).await;
+        let id = sim.connect(NQN, "n1").unwrap();
+        ok(&sim, &format!("{away}; {back}")).await;
+        assert_eq!(
+            sim.session(id).map(|s| (s.link, s.losses)),
+            Some((Link::Ended, 1)),
+            "{away}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_initiator_stays_at_its_port() {
     let sim = with(|_| ()).await;
     let (one, two) = (sim.connect(NQN, "n1").unwrap(), sim.connect(NQN, "n2").unwrap());

@@ -21,18 +21,28 @@ fn timed(appliance: &Appliance, line: &str) -> (String, Duration) {
 fn lookups_do_not_scan() {
     let mut state = State::with_pool("pool", 1 << 60, "xfs");
     for i in 0..10_000 {
-        state.add_file_disk(
+        let id = state.add_file_disk(
             &format!("pvc-{i:028}"),
             &format!("pool/csi/pvc-{i:028}.img"),
             1 << 30,
             "rds1:owner",
         );
+        state.disks.update(id, |d| {
+            d.export.on = true;
+            d.export.nqn = format!("nqn.x:pvc-{i:028}");
+        });
     }
     let appliance = Appliance::new(state, Knobs::default(), Log::default());
     let slot = format!("pvc-{:028}", 7777);
     for condition in [
         format!("slot=\"{slot}\""),
         format!("slot=\"{slot}\" && file-path=\"/pool/csi/{slot}.img\" && comment~\"^rds1:\""),
+        format!("nvme-tcp-server-nqn=\"nqn.x:{slot}\""),
+        // What an operator asks about one volume: its row under any name, and the pool.
+        format!(
+            "(file-path=\"/pool/csi/{slot}.img\" || file-path=\"pool/csi/{slot}.img\") || slot=\"{slot}\" \
+             || nvme-tcp-server-nqn=\"nqn.x:{slot}\" || mount-point=\"none\""
+        ),
         format!("(file-path=\"/pool/csi/{slot}.img\" || file-path=\"pool/csi/{slot}.img\")"),
     ] {
         let (output, took) = timed(&appliance, &format!(":put [:len [/disk/find where {condition}]]"));
@@ -54,6 +64,36 @@ fn lookups_do_not_scan() {
         ":put [:len [/disk/find where slot~\"^pvc-\" && comment~\"^rds1:\"]]",
     );
     println!("a scan of 10,000 disks: {took:?}");
+}
+
+#[test]
+fn ten_thousand_sessions() {
+    let mut state = State::with_pool("pool", 1 << 60, "xfs");
+    for i in 0..10_000 {
+        let id = state.add_file_disk(&format!("s{i}"), &format!("pool/s{i}.img"), 1 << 30, "");
+        state.disks.update(id, |d| {
+            d.export.on = true;
+            d.export.nqn = format!("nqn.x:s{i}");
+        });
+    }
+    let appliance = Appliance::new(state, Knobs::default(), Log::default());
+    let start = Instant::now();
+    for i in 0..10_000 {
+        let (id, new) = appliance
+            .connect(&format!("nqn.x:s{i}"), &format!("n{}", i % 100))
+            .unwrap();
+        assert!(new);
+        appliance.write(id, "one").unwrap();
+    }
+    println!("10,000 connects and writes: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(4), "a connect or a write scans");
+    let toggle = "/disk set s7777 nvme-tcp-export=no; /disk set s7777 nvme-tcp-export=yes";
+    let (_, took) = timed(&appliance, toggle);
+    assert!(took < Duration::from_millis(5), "{took:?}");
+    let start = Instant::now();
+    assert_eq!(appliance.live_writers("pool/s7777.img"), ["n77"]);
+    assert_eq!(appliance.live_writers("pool/s42.img"), ["n42"]);
+    println!("two looks at all of them: {:?}", start.elapsed());
 }
 
 #[test]
