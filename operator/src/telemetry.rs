@@ -3,13 +3,16 @@
 //! Series keep the names of the Go driver where the meaning is the same (K16). Labels come from closed sets: never a
 //! volume, never free text.
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
 /// Buckets of operations on volumes, in seconds (K16), and finer ones below: our creates take well under 100 ms.
 const OPERATION_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Buckets of attaching and detaching, in seconds (K16), and coarser ones above: a call waits for the node to let go.
+const ATTACHMENT_BUCKETS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// The metrics of the operator; clones share the series.
 #[derive(Clone)]
@@ -19,6 +22,14 @@ pub struct Telemetry {
     pub volume_operations: IntCounterVec,
     /// `rds_csi_volume_operation_duration_seconds{operation}`.
     pub volume_operation_seconds: HistogramVec,
+    /// `rds_csi_attachment_attach_total{status}`: ControllerPublishVolume by outcome.
+    pub attachment_attaches: IntCounterVec,
+    /// `rds_csi_attachment_detach_total{status}`: ControllerUnpublishVolume by outcome.
+    pub attachment_detaches: IntCounterVec,
+    /// `rds_csi_attachment_conflicts_total`: calls refused since another node holds the volume.
+    pub attachment_conflicts: IntCounter,
+    /// `rds_csi_attachment_operation_duration_seconds{operation}`: successful ones only (R55).
+    pub attachment_operation_seconds: HistogramVec,
     /// `rds_csi_rpcs_total{method,code}`: every CSI call, by gRPC code.
     pub rpcs: IntCounterVec,
     /// `rds_csi_rpcs_in_flight{method}`.
@@ -45,15 +56,17 @@ impl Telemetry {
             registry.register(Box::new(series.clone()))?;
             prometheus::Result::Ok(series)
         };
-        let volume_operation_seconds = HistogramVec::new(
-            HistogramOpts::new(
-                "rds_csi_volume_operation_duration_seconds",
-                "Time of operations on volumes, with waiting",
-            )
-            .buckets(OPERATION_BUCKETS.to_vec()),
-            &["operation"],
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+            let series = HistogramVec::new(options, &["operation"])?;
+            registry.register(Box::new(series.clone()))?;
+            prometheus::Result::Ok(series)
+        };
+        let attachment_conflicts = IntCounter::new(
+            "rds_csi_attachment_conflicts_total",
+            "Attachments refused since another node holds the volume",
         )?;
-        registry.register(Box::new(volume_operation_seconds.clone()))?;
+        registry.register(Box::new(attachment_conflicts.clone()))?;
         gauge(
             "rds_csi_build_info",
             "Always 1; the labels say which build this is",
@@ -67,7 +80,27 @@ impl Telemetry {
                 "Operations on volumes by outcome",
                 &["operation", "status"],
             )?,
-            volume_operation_seconds,
+            volume_operation_seconds: histogram(
+                "rds_csi_volume_operation_duration_seconds",
+                "Time of operations on volumes, with waiting",
+                OPERATION_BUCKETS,
+            )?,
+            attachment_attaches: counter(
+                "rds_csi_attachment_attach_total",
+                "Attachments of volumes to nodes by outcome",
+                &["status"],
+            )?,
+            attachment_detaches: counter(
+                "rds_csi_attachment_detach_total",
+                "Detachments of volumes from nodes by outcome",
+                &["status"],
+            )?,
+            attachment_conflicts,
+            attachment_operation_seconds: histogram(
+                "rds_csi_attachment_operation_duration_seconds",
+                "Time of successful attachments and detachments, with waiting",
+                ATTACHMENT_BUCKETS,
+            )?,
             rpcs: counter(
                 "rds_csi_rpcs_total",
                 "CSI calls by method and gRPC code",

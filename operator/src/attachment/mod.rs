@@ -14,5 +14,5 @@ mod standing;
 mod tests;
 
 pub(crate) use api::Store;
-pub(crate) use observe::{Clock, Outside, Patience};
+pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience};
 pub(crate) use reconcile::{Place, reconcile, release_note};

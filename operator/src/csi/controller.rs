@@ -8,15 +8,30 @@ use tonic::{Request, Response, Status};
 use super::Csi;
 use super::call::deadline;
 use super::failure::Failure;
+use super::meter::Meter;
+
+/// What to do where volumes are not attached.
+const NO_ATTACHER: &str = "it advertises no PUBLISH_UNPUBLISH_VOLUME, so run it without the attacher";
 
 /// What the Controller advertises (B61: each works, and nothing else is served).
-pub(super) const FEATURES: [Feature; 5] = [
-    Feature::CreateDeleteVolume,
-    Feature::ExpandVolume,
-    Feature::ListVolumes,
-    Feature::GetCapacity,
-    Feature::SingleNodeMultiWriter,
-];
+pub(super) fn features(attach: bool) -> Vec<Feature> {
+    let always = [
+        Feature::CreateDeleteVolume,
+        Feature::ExpandVolume,
+        Feature::ListVolumes,
+        Feature::GetCapacity,
+        Feature::SingleNodeMultiWriter,
+    ];
+    let attaching = [
+        Feature::PublishUnpublishVolume,
+        Feature::PublishReadonly,
+        Feature::ListVolumesPublishedNodes,
+    ];
+    always
+        .into_iter()
+        .chain(attaching.into_iter().filter(|_| attach))
+        .collect()
+}
 
 fn not_served<T>(what: &str, how: &str) -> Result<Response<T>, Status> {
     Err(Failure::NotServed(format!("this version does not {what}: {how}")).into())
@@ -79,28 +94,42 @@ impl Controller for Csi {
             r#type: Some(Type::Rpc(Rpc { r#type: feature.into() })),
         };
         Ok(Response::new(csi::ControllerGetCapabilitiesResponse {
-            capabilities: FEATURES.map(capability).into(),
+            capabilities: features(self.settings.attach).into_iter().map(capability).collect(),
         }))
     }
 
     async fn controller_publish_volume(
         &self,
-        _: Request<csi::ControllerPublishVolumeRequest>,
+        request: Request<csi::ControllerPublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
-        not_served(
-            "attach volumes",
-            "it advertises no PUBLISH_UNPUBLISH_VOLUME, so run it without the attacher",
-        )
+        if !self.settings.attach {
+            return not_served("attach volumes", NO_ATTACHER);
+        }
+        let deadline = deadline(request.metadata(), self.settings.call_timeout);
+        let meter = Meter::start(&self.telemetry);
+        let done = match request.into_inner().try_into() {
+            Ok(wish) => self.attach(wish, deadline).await,
+            Err(failure) => Err(failure),
+        };
+        meter.attached(done.as_ref().map(|(attached, _)| attached));
+        let (_, publish_context) = done?;
+        Ok(Response::new(csi::ControllerPublishVolumeResponse { publish_context }))
     }
 
     async fn controller_unpublish_volume(
         &self,
-        _: Request<csi::ControllerUnpublishVolumeRequest>,
+        request: Request<csi::ControllerUnpublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
-        not_served(
-            "detach volumes",
-            "it advertises no PUBLISH_UNPUBLISH_VOLUME, so run it without the attacher",
-        )
+        if !self.settings.attach {
+            return not_served("detach volumes", NO_ATTACHER);
+        }
+        let deadline = deadline(request.metadata(), self.settings.call_timeout);
+        let meter = Meter::start(&self.telemetry);
+        let request = request.into_inner();
+        let done = self.detach(&request.volume_id, &request.node_id, deadline).await;
+        meter.detached(done.as_ref());
+        done?;
+        Ok(Response::new(csi::ControllerUnpublishVolumeResponse {}))
     }
 
     async fn create_snapshot(

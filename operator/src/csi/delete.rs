@@ -9,14 +9,11 @@ use rds_crds::condition::{find_condition, kind};
 use rds_crds::names::{ANNOTATION_DELETE_REQUESTED, manager};
 use rds_crds::reason::Reason;
 use serde_json::json;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::Failure;
-use super::{Csi, is_code, rpc};
+use super::{Csi, LAG, is_code, rpc};
 use crate::world::WaitEnded;
-
-/// How long until a cache that lags behind a fresh read is asked again.
-const LAG: Duration = Duration::from_millis(100);
 
 /// Pure: who prevents the deletion.
 pub(super) fn held(volume: &RdsVolume) -> Option<Failure> {

@@ -3,21 +3,25 @@
 //! A code is final for its caller if and only if nothing of the request can still exist or happen. Codes as the sidecars
 //! read them:
 //!
+//! csi-attacher ignores finality: it calls again after any error, and only OK from ControllerUnpublishVolume frees a volume.
+//!
 //! | Code | provisioner (Create) | resizer (Expand) | we say it when |
 //! |---|---|---|---|
-//! | Aborted | may be running: same call again | not final, size stays pinned | guard taken, object going away |
+//! | Aborted | may be running: same call again | not final, size stays pinned | guard taken, object going away; handoff or fence in progress |
 //! | DeadlineExceeded, Unavailable | as Aborted | as Aborted | result unknown, appliance or API server not reachable |
 //! | ResourceExhausted | final, reschedules | not final | Create: pool full, and nothing is left |
 //! | InvalidArgument | final | final, infeasible | bad request; Git owns the capacity |
 //! | OutOfRange | final | final, infeasible | size impossible; Expand with a full pool |
-//! | NotFound | final | final, infeasible | unknown volume, read fresh |
-//! | AlreadyExists | final | - | same name, other size or parameters; slot, file or NQN taken |
+//! | NotFound | final | final, infeasible | unknown volume or node, read fresh |
+//! | AlreadyExists | final | - | same name, other size or parameters; slot, file or NQN taken; attached otherwise |
 //! | FailedPrecondition | final | "only offline": skipped while in use | held by a node |
 //! | Internal | final | final | our bug, with nothing left behind |
 
 use kube::Error;
 use rds_crds::Reason;
 use tonic::{Code, Status};
+
+use crate::attachment::model::Refusal;
 
 /// Why a CSI call fails. Each text says what is wrong and how to go on (R75).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +38,7 @@ pub enum Failure {
     /// There is no room.
     #[error("{0}")]
     Full(String),
-    /// There is no such volume; proven by a fresh read.
+    /// There is no such volume or node; proven by a fresh read.
     #[error("{0}")]
     NotFound(String),
     /// A node holds the volume, or it has to be detached first.
@@ -170,6 +174,50 @@ pub fn verdict(word: &str) -> Verdict {
         | Reason::WaitingForLateCommands => Verdict::Wait,
         // A newer word of the same set: not final.
         _ => Verdict::Wait,
+    }
+}
+
+/// What a refusal of the admission means for a call that waits to be admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It ends by itself, or a person decides: wait, then call again.
+    Soon,
+    /// As before, and nothing is known to be in the way but the volume itself.
+    NotReady,
+    /// Another node holds the volume: said at once, nobody waits for that (R48).
+    Conflict,
+    /// A migration is in the way: said at once too.
+    Migration,
+    /// The volume is going away.
+    Going,
+    /// The request does not fit the volume.
+    Invalid,
+}
+
+/// The one reading of the reasons of `Admitted=False`. A word that we do not know is never final.
+#[must_use]
+pub fn admission(word: &str) -> Admission {
+    const ALL: [Refusal; 9] = [
+        Refusal::Conflict,
+        Refusal::Handoff,
+        Refusal::FencePending,
+        Refusal::MigrationLimit,
+        Refusal::MigrationOverdue,
+        Refusal::MigrationPolicy,
+        Refusal::AccessMode,
+        Refusal::VolumeNotReady,
+        Refusal::Deleting,
+    ];
+    let Some(refusal) = ALL.into_iter().find(|refusal| refusal.word() == word) else {
+        return Admission::Soon;
+    };
+    match refusal {
+        Refusal::Handoff | Refusal::FencePending => Admission::Soon,
+        Refusal::VolumeNotReady => Admission::NotReady,
+        Refusal::Conflict => Admission::Conflict,
+        Refusal::MigrationLimit | Refusal::MigrationOverdue | Refusal::MigrationPolicy => Admission::Migration,
+        Refusal::Deleting => Admission::Going,
+        Refusal::AccessMode => Admission::Invalid,
     }
 }
 

@@ -3,15 +3,18 @@
 //! Each call is: validate, take the volume's guard, write a custom resource, wait for its status, map the error. Nothing
 //! here talks to an appliance, and nothing is remembered between calls: any replica can serve, and a crash loses nothing.
 
+mod attach;
 pub mod call;
 pub mod capability;
 pub mod context;
 mod controller;
 mod create;
 mod delete;
+mod detach;
 mod expand;
 pub mod failure;
 mod identity;
+mod meter;
 pub mod parameters;
 pub mod placement;
 mod query;
@@ -38,6 +41,12 @@ use self::failure::Failure;
 use crate::telemetry::Telemetry;
 use crate::world::{WaitEnded, World};
 
+/// Whether the driver attaches: publish and unpublish are advertised and served, and csi-attacher runs beside it.
+pub const ATTACH: bool = false;
+
+/// How long until a cache that lags behind a fresh read is asked again.
+const LAG: Duration = Duration::from_millis(100);
+
 /// Largest message, as in the Go driver: a page of 500 volumes is well below.
 const MESSAGE_MAX: usize = 16 << 20;
 
@@ -48,6 +57,8 @@ pub struct Settings {
     pub driver_name: String,
     /// How long a call without a deadline may wait.
     pub call_timeout: Duration,
+    /// Whether volumes are attached: [`ATTACH`], but in tests.
+    pub attach: bool,
 }
 
 /// The services; clones share everything.
@@ -55,30 +66,27 @@ pub struct Settings {
 pub struct Csi {
     world: World,
     settings: Arc<Settings>,
+    telemetry: Telemetry,
     in_flight: InFlight,
 }
 
 impl Csi {
     /// Services on that view of the world.
     #[must_use]
-    pub fn new(world: World, settings: Settings) -> Self {
+    pub fn new(world: World, settings: Settings, telemetry: Telemetry) -> Self {
         Self {
             world,
             settings: Arc::new(settings),
+            telemetry,
             in_flight: InFlight::default(),
         }
     }
 
     /// Serves until `stop`, then stops accepting and finishes what is under way (R3, B79).
-    pub async fn serve(
-        self,
-        listener: UnixListener,
-        telemetry: Telemetry,
-        stop: CancellationToken,
-    ) -> Result<(), tonic::transport::Error> {
+    pub async fn serve(self, listener: UnixListener, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
+        let metered = rpc::Metered::new(self.telemetry.clone());
         let identity = IdentityServer::new(self.clone()).max_decoding_message_size(MESSAGE_MAX);
         let controller = ControllerServer::new(self).max_decoding_message_size(MESSAGE_MAX);
-        let metered = rpc::Metered::new(telemetry);
         let server = tonic::transport::Server::builder()
             .layer(metered.clone())
             .add_service(identity)
@@ -178,8 +186,13 @@ fn explanation(volume: &RdsVolume) -> Option<String> {
 
 /// Whether an object of that name can exist at all: otherwise the API server need not be asked, nor be given the text.
 fn could_be_a_name(name: &str) -> bool {
+    name.len() <= 63 && could_be_a_subdomain(name)
+}
+
+/// The same for objects whose names may be longer, as Nodes.
+fn could_be_a_subdomain(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-    !name.is_empty() && name.len() <= 63 && name.chars().all(inner) && !name.starts_with(['-', '.'])
+    !name.is_empty() && name.len() <= 253 && name.chars().all(inner) && !name.starts_with(['-', '.'])
 }
 
 fn is_code(error: &Error, code: u16) -> bool {

@@ -1,14 +1,18 @@
 //! What only reads: ValidateVolumeCapabilities, ListVolumes, GetCapacity. All from the caches, but for "not found".
 
+use std::collections::BTreeMap;
+
 use csi_proto::csi::v1 as csi;
 use kube::ResourceExt;
 use rds_crds::RdsVolume;
+use rds_crds::condition::is_true;
 use tracing::warn;
 
 use super::capability::Capabilities;
 use super::failure::{Failure, shown};
 use super::parameters::Parameters;
 use super::{Csi, context, placement, rpc, size};
+use crate::attachment::ADMITTED;
 
 /// Largest page, also when the caller sets no limit.
 pub(super) const PAGE: usize = 500;
@@ -73,6 +77,7 @@ impl Csi {
             .map(|v| v.metadata.name.as_deref().unwrap_or_default())
             .collect();
         let (range, next_token) = page(&names, request.max_entries, &request.starting_token)?;
+        let nodes = self.settings.attach.then(|| self.nodes_by_volume());
         let entries = volumes[range].iter().map(|volume| {
             let server = self.world.servers.get(&volume.spec.server);
             let topology = server
@@ -81,13 +86,33 @@ impl Csi {
                 .unwrap_or_default();
             csi::list_volumes_response::Entry {
                 volume: Some(context::volume(volume, server.as_deref(), topology)),
-                status: None,
+                status: nodes.as_ref().map(|nodes| csi::list_volumes_response::VolumeStatus {
+                    published_node_ids: published(
+                        volume,
+                        nodes.get(volume.metadata.name.as_deref().unwrap_or_default()),
+                    ),
+                    volume_condition: None,
+                }),
             }
         });
         Ok(csi::ListVolumesResponse {
             entries: entries.collect(),
             next_token,
         })
+    }
+
+    /// The admitted attachments by volume, as node and UID.
+    fn nodes_by_volume(&self) -> BTreeMap<String, Vec<(String, String)>> {
+        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for attachment in self.world.attachments.all() {
+            let conditions = attachment.status.as_ref().map(|s| s.conditions.as_slice());
+            if is_true(conditions.unwrap_or_default(), ADMITTED) {
+                let spec = &attachment.spec;
+                let node = (spec.node.clone(), attachment.uid().unwrap_or_default());
+                all.entry(spec.volume.clone()).or_default().push(node);
+            }
+        }
+        all
     }
 
     pub(super) async fn capacity(&self, request: csi::GetCapacityRequest) -> Result<csi::GetCapacityResponse, Failure> {
@@ -121,6 +146,20 @@ impl Csi {
         };
         Ok(told(available))
     }
+}
+
+/// Pure: the nodes that have the volume: admitted, recorded as holders, and not cut. csi-attacher attaches and detaches by
+/// this list, so a node that was cut must never be on it.
+fn published(volume: &RdsVolume, admitted: Option<&Vec<(String, String)>>) -> Vec<String> {
+    let Some(status) = &volume.status else {
+        return Vec::new();
+    };
+    let admitted = |node: &str, uid: &str| admitted.is_some_and(|all| all.iter().any(|(n, u)| n == node && u == uid));
+    let holders = status
+        .holders
+        .iter()
+        .filter(|h| admitted(&h.node, &h.attachment_uid) && !status.fenced.iter().any(|fenced| fenced.node == h.node));
+    holders.map(|h| h.node.clone()).collect()
 }
 
 fn told(available: u64) -> csi::GetCapacityResponse {

@@ -1,5 +1,6 @@
-//! An API server that holds RdsVolumes only, enough for the CSI services: create, get, merge patch, delete with
-//! preconditions, finalizers. It records each call, feeds the watch cache, and lets a "reconciler" act after each write.
+//! An API server that holds RdsVolumes, RdsAttachments and Nodes, enough for the CSI services: create, get, list, merge patch,
+//! delete with preconditions, finalizers. It records each call, feeds the watch caches, and lets a "reconciler" act after each
+//! write. All kinds share one name space: tests give their objects different names.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -9,10 +10,13 @@ use std::time::Duration;
 use csi_proto::csi::v1::controller_client::ControllerClient;
 use csi_proto::csi::v1::identity_client::IdentityClient;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::watcher::Event;
-use rds_crds::{RdsServer, RdsVolume};
+use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
@@ -26,29 +30,70 @@ use crate::world::{Feed, Watched, World};
 /// What acts on an object after each write of it: `None` removes it.
 type Reconciler = Box<dyn Fn(Value) -> Option<Value> + Send>;
 
+struct Feeds {
+    volumes: Feed<RdsVolume>,
+    attachments: Feed<RdsAttachment>,
+    nodes: Feed<Node>,
+    leases: Feed<Lease>,
+}
+
+fn typed<K: DeserializeOwned>(object: &Value) -> K {
+    serde_json::from_value(object.clone()).unwrap()
+}
+
+impl Feeds {
+    fn fill(&mut self) {
+        macro_rules! fill {
+            ($($feed:ident)*) => {$(
+                self.$feed.take(Event::Init);
+                self.$feed.take(Event::InitDone);
+            )*};
+        }
+        fill!(volumes attachments nodes leases);
+    }
+
+    fn apply(&mut self, object: &Value) {
+        match object["kind"].as_str().unwrap() {
+            "RdsVolume" => self.volumes.take(Event::Apply(typed(object))),
+            "RdsAttachment" => self.attachments.take(Event::Apply(typed(object))),
+            "Node" => self.nodes.take(Event::Apply(typed(object))),
+            other => panic!("no cache of {other}"),
+        }
+    }
+
+    fn delete(&mut self, object: &Value) {
+        match object["kind"].as_str().unwrap() {
+            "RdsVolume" => self.volumes.take(Event::Delete(typed(object))),
+            "RdsAttachment" => self.attachments.take(Event::Delete(typed(object))),
+            other => panic!("no {other} is deleted here"),
+        }
+    }
+}
+
 struct State {
     objects: BTreeMap<String, Value>,
     calls: Vec<String>,
-    feed: Feed<RdsVolume>,
+    feeds: Feeds,
     reconciler: Reconciler,
     writes: u64,
 }
 
 /// The API server, the services on a socket, and clients of them.
-pub(super) struct Bench {
+pub(in crate::csi) struct Bench {
     state: Arc<Mutex<State>>,
-    pub(super) controller: ControllerClient<Channel>,
-    pub(super) identity: IdentityClient<Channel>,
-    pub(super) world: World,
-    pub(super) stop: CancellationToken,
-    pub(super) served: tokio::task::JoinHandle<()>,
+    pub(in crate::csi) controller: ControllerClient<Channel>,
+    pub(in crate::csi) identity: IdentityClient<Channel>,
+    pub(in crate::csi) world: World,
+    pub(in crate::csi) telemetry: Telemetry,
+    pub(in crate::csi) stop: CancellationToken,
+    pub(in crate::csi) served: tokio::task::JoinHandle<()>,
     servers: Arc<Mutex<Feed<RdsServer>>>,
     _directory: tempfile::TempDir,
 }
 
 impl Bench {
     /// With filled caches and one server `default`.
-    pub(super) async fn new(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
+    pub(in crate::csi) async fn new(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
         let bench = Self::cold(reconciler).await;
         bench.fill();
         bench.server(json!({"available": "10Ti"}));
@@ -56,22 +101,41 @@ impl Bench {
     }
 
     /// With caches that were never filled.
-    pub(super) async fn cold(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
-        let (volumes, feed) = Watched::new("RdsVolume");
+    pub(in crate::csi) async fn cold(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
+        Self::with(reconciler, false).await
+    }
+
+    /// With filled caches, one server `default`, nodes `n1` and `n2`, and the driver attaches.
+    pub(in crate::csi) async fn attaching(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
+        let bench = Self::with(reconciler, true).await;
+        bench.fill();
+        bench.server(json!({"available": "10Ti"}));
+        for name in ["n1", "n2"] {
+            bench.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "uid": name}}));
+        }
+        bench
+    }
+
+    /// With caches that were never filled, attaching or not.
+    pub(in crate::csi) async fn with(
+        reconciler: impl Fn(Value) -> Option<Value> + Send + 'static,
+        attach: bool,
+    ) -> Self {
+        let (volumes, volume_feed) = Watched::new("RdsVolume");
+        let (attachments, attachment_feed) = Watched::new("RdsAttachment");
+        let (nodes, node_feed) = Watched::new("Node");
+        let (leases, lease_feed) = Watched::new("Lease");
         let (servers, server_feed) = Watched::new("RdsServer");
-        let (mut attachments, mut nodes, mut leases) = (
-            Watched::new("RdsAttachment"),
-            Watched::new("Node"),
-            Watched::new("Lease"),
-        );
-        attachments.1.take(Event::InitDone);
-        nodes.1.take(Event::InitDone);
-        leases.1.take(Event::InitDone);
         let reconciler: Reconciler = Box::new(reconciler);
         let state = State {
             objects: BTreeMap::new(),
             calls: Vec::new(),
-            feed,
+            feeds: Feeds {
+                volumes: volume_feed,
+                attachments: attachment_feed,
+                nodes: node_feed,
+                leases: lease_feed,
+            },
             reconciler,
             writes: 0,
         };
@@ -91,9 +155,9 @@ impl Bench {
             client: Client::new(service, "default"),
             volumes,
             servers,
-            attachments: attachments.0,
-            nodes: nodes.0,
-            leases: leases.0,
+            attachments,
+            nodes,
+            leases,
             closing: CancellationToken::new(),
         };
 
@@ -103,10 +167,11 @@ impl Bench {
         let settings = Settings {
             driver_name: "rds.csi.srvlab.io".into(),
             call_timeout: Duration::from_secs(20),
+            attach,
         };
-        let (services, stop) = (Csi::new(world.clone(), settings), CancellationToken::new());
-        let telemetry = Telemetry::new().unwrap();
-        let served = services.serve(listener, telemetry, stop.clone());
+        let (telemetry, stop) = (Telemetry::new().unwrap(), CancellationToken::new());
+        let services = Csi::new(world.clone(), settings, telemetry.clone());
+        let served = services.serve(listener, stop.clone());
         let served = tokio::spawn(async move { served.await.unwrap() });
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
@@ -121,6 +186,7 @@ impl Bench {
             controller: ControllerClient::new(channel.clone()),
             identity: IdentityClient::new(channel),
             world,
+            telemetry,
             stop,
             served,
             servers: Arc::new(Mutex::new(server_feed)),
@@ -128,15 +194,14 @@ impl Bench {
         }
     }
 
-    pub(super) fn fill(&self) {
-        self.state.lock().unwrap().feed.take(Event::Init);
-        self.state.lock().unwrap().feed.take(Event::InitDone);
+    pub(in crate::csi) fn fill(&self) {
+        self.state.lock().unwrap().feeds.fill();
         self.servers.lock().unwrap().take(Event::Init);
         self.servers.lock().unwrap().take(Event::InitDone);
     }
 
     /// Sets the status of server `default`.
-    pub(super) fn server(&self, status: Value) {
+    pub(in crate::csi) fn server(&self, status: Value) {
         let server = json!({
             "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": "default"},
             "spec": {"management": {"address": "10.0.0.1", "user": "csi"}, "secretRef": {"name": "s"},
@@ -150,29 +215,40 @@ impl Bench {
     }
 
     /// Puts an object there, as if somebody else had written it.
-    pub(super) fn put(&self, object: Value) {
+    pub(in crate::csi) fn put(&self, object: Value) {
         let mut state = self.state.lock().unwrap();
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        state
-            .feed
-            .take(Event::Apply(serde_json::from_value(object.clone()).unwrap()));
+        state.feeds.apply(&object);
         state.objects.insert(name, object);
     }
 
-    pub(super) fn object(&self, name: &str) -> Option<Value> {
+    /// Puts an object there that the caches have not seen yet.
+    pub(in crate::csi) fn put_unseen(&self, object: Value) {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        self.state.lock().unwrap().objects.insert(name, object);
+    }
+
+    /// Takes an object away, as the last finalizer's end does.
+    pub(in crate::csi) fn take(&self, name: &str) {
+        let mut state = self.state.lock().unwrap();
+        let object = state.objects.remove(name).unwrap();
+        state.feeds.delete(&object);
+    }
+
+    pub(in crate::csi) fn object(&self, name: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(name).cloned()
     }
 
-    pub(super) fn objects(&self) -> usize {
+    pub(in crate::csi) fn objects(&self) -> usize {
         self.state.lock().unwrap().objects.len()
     }
 
     /// Calls since the last time, as `VERB name`.
-    pub(super) fn calls(&self) -> Vec<String> {
+    pub(in crate::csi) fn calls(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().calls)
     }
 
-    pub(super) fn reconciler(&self, reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) {
+    pub(in crate::csi) fn reconciler(&self, reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) {
         self.state.lock().unwrap().reconciler = Box::new(reconciler);
     }
 }
@@ -195,6 +271,15 @@ fn handle(state: &Arc<Mutex<State>>, method: &Method, uri: &Uri, body: Value) ->
         last
     };
     this.calls.push(format!("{method} {name}"));
+    if name == "rdsattachments" {
+        let of_kind = this.objects.values().filter(|object| object["kind"] == "RdsAttachment");
+        let items: Vec<_> = of_kind.cloned().collect();
+        return (
+            200,
+            json!({"apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsAttachmentList",
+                            "metadata": {}, "items": items}),
+        );
+    }
     if *method != Method::GET && *method != Method::DELETE {
         assert!(
             uri.query()
@@ -252,14 +337,13 @@ fn handle(state: &Arc<Mutex<State>>, method: &Method, uri: &Uri, body: Value) ->
         let Some(object) = this.objects.remove(&name) else {
             return;
         };
-        let typed = |object: &Value| serde_json::from_value(object.clone()).unwrap();
-        this.feed.take(Event::Apply(typed(&object)));
+        this.feeds.apply(&object);
         match (this.reconciler)(object.clone()) {
-            None => this.feed.take(Event::Delete(typed(&object))),
+            None => this.feeds.delete(&object),
             Some(mut object) => {
                 this.writes += 1;
                 object["metadata"]["resourceVersion"] = json!(this.writes.to_string());
-                this.feed.take(Event::Apply(typed(&object)));
+                this.feeds.apply(&object);
                 this.objects.insert(name, object);
             }
         }

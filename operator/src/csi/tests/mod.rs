@@ -1,8 +1,9 @@
 //! The services in process, over a real socket, on an API server that records each call.
 
+mod attach;
 mod change;
 mod create;
-mod fake;
+pub(super) mod fake;
 mod serve;
 
 use std::time::Duration;

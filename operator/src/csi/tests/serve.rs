@@ -143,7 +143,13 @@ async fn b61_what_is_advertised_works_and_the_rest_says_that_it_does_not() {
             csi::controller_service_capability::Type::Rpc(rpc) => rpc.r#type,
         })
         .collect();
-    assert_eq!(features, crate::csi::controller::FEATURES.map(|f| f as i32).into());
+    assert_eq!(
+        features,
+        crate::csi::controller::features(false)
+            .into_iter()
+            .map(|f| f as i32)
+            .collect()
+    );
     let c = &mut bench.controller;
     code(
         c.controller_publish_volume(csi::ControllerPublishVolumeRequest::default())
