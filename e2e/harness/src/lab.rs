@@ -11,8 +11,14 @@ use crate::manifest::Manifests;
 use crate::replica::Replica;
 use crate::{Cluster, wait_until};
 
-/// Sidecars of the controller pod that this version of the harness runs.
-pub const SIDECARS: [&str; 2] = ["csi-provisioner", "csi-resizer"];
+/// Sidecars of the controller pod. Those that the manifests do not have are not started.
+pub const SIDECARS: [&str; 3] = ["csi-provisioner", "csi-resizer", "csi-attacher"];
+
+/// What ships.
+pub const SHIPPED: &str = "config/default";
+
+/// What ships, with csi-attacher in any case.
+pub const ATTACHING: &str = "e2e/harness/attacher";
 
 /// The namespace of the shipped manifests.
 pub const NAMESPACE: &str = "rds-csi";
@@ -33,6 +39,8 @@ pub struct Options {
     pub audit: bool,
     /// Whether each step of the start is printed.
     pub progress: bool,
+    /// The kustomization that is applied.
+    pub kustomization: &'static str,
 }
 
 impl Default for Options {
@@ -43,6 +51,7 @@ impl Default for Options {
             env: Vec::new(),
             progress: false,
             audit: false,
+            kustomization: SHIPPED,
         }
     }
 }
@@ -69,8 +78,11 @@ impl Lab {
         };
         let cluster = Cluster::start_with(name, options.audit).await?;
         say("etcd, kube-apiserver, kube-controller-manager are ready");
-        let manifests = install(cluster.kubectl()).await?;
-        say("kubectl apply -k config/default: accepted and served");
+        let manifests = install_from(cluster.kubectl(), options.kustomization).await?;
+        say(&format!(
+            "kubectl apply -k {}: accepted and served",
+            options.kustomization
+        ));
         node(cluster.kubectl(), "node-1").await?;
         let short = tempfile::Builder::new().prefix("rds-").tempdir()?;
         let mut lab = Self {
@@ -84,19 +96,26 @@ impl Lab {
         }
         say(&format!(
             "rds-operator is ready, {} run beside it",
-            options.sidecars.join(" and ")
+            lab.sidecars(options).join(" and ")
         ));
         Ok(lab)
     }
 
+    /// The sidecars that are asked for and in the manifests.
+    fn sidecars(&self, options: &Options) -> Vec<&'static str> {
+        let shipped = |name: &&&str| self.manifests.container(name, "").is_ok();
+        options.sidecars.iter().filter(shipped).copied().collect()
+    }
+
     /// Starts one more replica.
     pub async fn add_replica(&mut self, index: usize, options: &Options) -> Result<()> {
+        let sidecars = self.sidecars(options);
         let replica = Replica::start(
             &self.cluster,
             &self.manifests,
             self.short.path(),
             index,
-            &options.sidecars,
+            &sidecars,
             &options.env,
         );
         self.replicas.push(replica.await?);
@@ -114,12 +133,18 @@ impl Lab {
     }
 }
 
-/// Applies `config/default` and waits until the API serves our kinds.
+/// Applies what ships and waits until the API serves our kinds.
 pub async fn install(kubectl: &Kubectl) -> Result<Manifests> {
-    let manifests = Manifests::render(kubectl, "config/default").await?;
+    install_from(kubectl, SHIPPED).await
+}
+
+/// Applies a kustomization that holds what ships.
+pub async fn install_from(kubectl: &Kubectl, kustomization: &str) -> Result<Manifests> {
+    let manifests = Manifests::render(kubectl, kustomization).await?;
     // Objects of our own kinds may be part of it, and a CRD takes a moment to be served.
-    wait_until("config/default to be accepted", Duration::from_secs(20), async || {
-        kubectl.run(&["apply", "-k", "config/default"]).await
+    let what = format!("{kustomization} to be accepted");
+    wait_until(&what, Duration::from_secs(20), async || {
+        kubectl.run(&["apply", "-k", kustomization]).await
     })
     .await?;
     // Established comes before discovery knows it, and kubectl remembers what discovery said.

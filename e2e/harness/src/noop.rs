@@ -110,6 +110,7 @@ impl Controller for Noop {
             rpc::Type::ListVolumes,
             rpc::Type::GetCapacity,
             rpc::Type::ExpandVolume,
+            rpc::Type::PublishUnpublishVolume,
         ];
         let capability = |kind: rpc::Type| csi::ControllerServiceCapability {
             r#type: Some(Type::Rpc(Rpc { r#type: kind.into() })),
@@ -139,10 +140,23 @@ impl Controller for Noop {
         }))
     }
 
+    async fn controller_publish_volume(
+        &self,
+        _: Request<csi::ControllerPublishVolumeRequest>,
+    ) -> Answer<csi::ControllerPublishVolumeResponse> {
+        let publish_context = [("by".to_owned(), "noop".to_owned())].into();
+        Ok(Response::new(csi::ControllerPublishVolumeResponse { publish_context }))
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        _: Request<csi::ControllerUnpublishVolumeRequest>,
+    ) -> Answer<csi::ControllerUnpublishVolumeResponse> {
+        Ok(Response::new(csi::ControllerUnpublishVolumeResponse {}))
+    }
+
     not_advertised! {
         list_volumes(ListVolumesRequest) -> ListVolumesResponse;
-        controller_publish_volume(ControllerPublishVolumeRequest) -> ControllerPublishVolumeResponse;
-        controller_unpublish_volume(ControllerUnpublishVolumeRequest) -> ControllerUnpublishVolumeResponse;
         validate_volume_capabilities(ValidateVolumeCapabilitiesRequest) -> ValidateVolumeCapabilitiesResponse;
         create_snapshot(CreateSnapshotRequest) -> CreateSnapshotResponse;
         delete_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse;

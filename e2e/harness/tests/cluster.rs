@@ -44,6 +44,7 @@ fn the_shipped_sidecars_run_with_the_shipped_flags_and_rights() -> Result<()> {
             "sidecars",
             &Options {
                 replicas: 0,
+                kustomization: e2e::lab::ATTACHING,
                 ..Options::default()
             },
         )
@@ -59,6 +60,31 @@ fn the_shipped_sidecars_run_with_the_shipped_flags_and_rights() -> Result<()> {
         lab.bound("noop").await?;
         lab.resize("noop", "2Gi").await?;
         lab.grown("noop", "2Gi").await?;
+        let kubectl = lab.kubectl();
+        let volume = lab.claims().get("noop").await?.spec.and_then(|spec| spec.volume_name);
+        let attachment = json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": "noop"},
+            "spec": {"attacher": DRIVER, "nodeName": "node-1", "source": {"persistentVolumeName": volume}},
+        });
+        kubectl.apply(&attachment).await?;
+        let attached = [
+            "wait",
+            "--for=jsonpath={.status.attached}=true",
+            "volumeattachment/noop",
+            "--timeout=30s",
+        ];
+        kubectl.run(&attached).await?;
+        let told = [
+            "get",
+            "volumeattachment",
+            "noop",
+            "-o",
+            "jsonpath={.status.attachmentMetadata.by}",
+        ];
+        ensure!(kubectl.run(&told).await? == "noop", "csi-attacher asked nobody");
+        kubectl
+            .run(&["delete", "volumeattachment", "noop", "--timeout=30s"])
+            .await?;
         for sidecar in &running {
             ensure!(
                 sidecar.starts() == 1,

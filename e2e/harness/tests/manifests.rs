@@ -61,29 +61,36 @@ fn r5_k21_the_controller_pod_is_what_it_should_be() -> Result<()> {
             pod.get("hostNetwork").is_none(),
             "the controller has no business in the host's network"
         );
-        for container in pod["containers"].as_array().context("containers")? {
-            let name = &container["name"];
-            let context = &container["securityContext"];
-            ensure!(
-                context["readOnlyRootFilesystem"] == true,
-                "{name} may write to its image"
-            );
-            ensure!(
-                context["allowPrivilegeEscalation"] == false,
-                "{name} may become more than it is"
-            );
-            ensure!(
-                context["capabilities"]["drop"] == json!(["ALL"]),
-                "{name} has capabilities"
-            );
-            ensure!(container["livenessProbe"].is_object(), "{name} has no liveness probe");
-            ensure!(
-                container["resources"]["limits"]["memory"].is_string(),
-                "{name} may take all memory of its node"
-            );
-        }
-        Ok(())
+        hardened(&manifests)
     })
+}
+
+/// No container of the controller pod may do more than it has to.
+fn hardened(manifests: &Manifests) -> Result<()> {
+    let deployment = manifests.of_kind("Deployment").next().context("a Deployment")?;
+    let pod = &deployment["spec"]["template"]["spec"];
+    for container in pod["containers"].as_array().context("containers")? {
+        let name = &container["name"];
+        let context = &container["securityContext"];
+        ensure!(
+            context["readOnlyRootFilesystem"] == true,
+            "{name} may write to its image"
+        );
+        ensure!(
+            context["allowPrivilegeEscalation"] == false,
+            "{name} may become more than it is"
+        );
+        ensure!(
+            context["capabilities"]["drop"] == json!(["ALL"]),
+            "{name} has capabilities"
+        );
+        ensure!(container["livenessProbe"].is_object(), "{name} has no liveness probe");
+        ensure!(
+            container["resources"]["limits"]["memory"].is_string(),
+            "{name} may take all memory of its node"
+        );
+    }
+    Ok(())
 }
 
 /// K20: two of the fields cannot be changed in place, so a slip would stay.
@@ -140,10 +147,22 @@ fn k22_flags_of_the_sidecars_are_those_with_reasons() -> Result<()> {
         );
         // It would say that volumes are attached which nobody attached (see config/operator/deployment.yaml).
         ensure!(
-            flags("csi-attacher").is_err(),
-            "csi-attacher ships before the driver attaches"
+            flags("csi-attacher").is_ok() == rds_operator::csi::ATTACH,
+            "csi-attacher ships if and only if the driver attaches"
         );
-        Ok(())
+        let attaching = Manifests::render(kubectl().await?, e2e::lab::ATTACHING).await?;
+        let attacher = attaching.container("csi-attacher", "pod-0")?.args;
+        for flag in [
+            "--timeout=60s",
+            "--worker-threads=100",
+            "--retry-interval-max=30s",
+            "--kube-api-qps=100",
+            "--kube-api-burst=200",
+            "--leader-election",
+        ] {
+            ensure!(attacher.iter().any(|f| f == flag), "csi-attacher lacks {flag}");
+        }
+        hardened(&attaching)
     })
 }
 
