@@ -124,14 +124,17 @@ async fn lives_through(fault: &str, kind: &FaultKind) -> Result<()> {
             "a false success"
         );
         // The provisioner goes on asking, claim or no claim, until it knows the end: the RdsVolume stays and says why.
-        let volumes = lab.volumes().list(&Default::default()).await?.items;
-        let volume = volumes
-            .into_iter()
-            .find(|volume| volume.spec.server == server)
-            .context("no RdsVolume tells of it")?;
-        let explain = volume.status.and_then(|status| status.explain).unwrap_or_default();
-        ensure!(explain.contains("no disk yet"), "it says {explain}");
-        return Ok(());
+        return wait_until("the RdsVolume to say why", SOON, async || {
+            let volumes = lab.volumes().list(&Default::default()).await?.items;
+            let volume = volumes
+                .into_iter()
+                .find(|volume| volume.spec.server == server)
+                .context("there is none")?;
+            let explain = volume.status.and_then(|status| status.explain).unwrap_or_default();
+            ensure!(explain.contains("no disk yet"), "it says `{explain}`");
+            Ok(())
+        })
+        .await;
     }
     let volume = lab.bound(&claim).await.context("create")?;
     hit("create").await?;
