@@ -117,7 +117,7 @@ async fn demo(keep: bool, start: Instant) -> Result<bool> {
     }
     println!("clean: {disks} disks, {files} files, {objects} objects left");
     let clean = (disks, files, objects) == (0, 0, 0);
-    if keep {
+    if keep && clean {
         std::future::pending::<()>().await;
     }
     Ok(clean)
