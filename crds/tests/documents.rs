@@ -39,6 +39,7 @@ fn policies_and_code_agree_on_names() {
     let policies = concat!(
         include_str!("../../config/policy/definitions.yaml"),
         include_str!("../../config/policy/objects.yaml"),
+        include_str!("../../config/policy/node.yaml"),
         include_str!("../../config/policy/servers.yaml"),
         include_str!("../../config/policy/secrets.yaml"),
     );
@@ -49,6 +50,7 @@ fn policies_and_code_agree_on_names() {
             .unwrap_or(rest.len());
         let known = [
             names::ANNOTATION_CONFIRM_DELETE,
+            names::ANNOTATION_NODE_IS_OFF,
             names::LABEL_MADE_BY,
             "rds.csi.srvlab.io/v1alpha1",
         ];
@@ -59,6 +61,7 @@ fn policies_and_code_agree_on_names() {
         );
     }
     assert!(policies.contains(&format!("['{}'] == '{}'", names::LABEL_MADE_BY, names::MADE_BY_CSI)));
+    assert!(policies.contains(&format!("== '{}')", names::manager::OPERATOR)));
 }
 
 /// Whoever reads `B42` in a test finds out what it means.

@@ -31,7 +31,10 @@ fn r5_k21_the_controller_pod_is_what_it_should_be() -> Result<()> {
             ("ConfigMap", &["rds-csi-config"]),
             ("CSIDriver", &["rds.csi.srvlab.io"]),
             ("StorageClass", &["rds-nvme", "rds-nvme-rwx"]),
-            ("ClusterRole", &["rds-csi-controller-role", "rds-csi-sidecars-role"]),
+            (
+                "ClusterRole",
+                &["rds-csi-controller-role", "rds-csi-node-role", "rds-csi-sidecars-role"],
+            ),
         ] {
             let found: Vec<_> = manifests
                 .of_kind(kind)
