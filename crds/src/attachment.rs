@@ -8,6 +8,22 @@ use serde::{Deserialize, Serialize};
 use crate::volume::AccessMode;
 use crate::volume_status::Role;
 
+/// Condition types of an RdsAttachment. `ADMITTED` is the operator's, the others are the agent's, below `status.agent`.
+pub mod kind {
+    /// The node may connect.
+    pub const ADMITTED: &str = "Admitted";
+    /// Reason of `Admitted=False` once the detach was asked for.
+    pub const WITHDRAWN: &str = "Withdrawn";
+    /// The session of the admitted generation is live.
+    pub const CONNECTED: &str = "Connected";
+    /// True: the connection is gone, for good. The last word of the agent about this object.
+    pub const DISCONNECTED: &str = "Disconnected";
+    /// After a fence: nothing of an older generation is left on the node.
+    pub const CLEARED: &str = "Cleared";
+    /// False: data may be lost, or the device is not in order.
+    pub const HEALTHY: &str = "Healthy";
+}
+
 /// One node that wants, has or leaves one volume. Made and ended by the CSI Controller only.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -104,10 +120,16 @@ pub struct AgentStatus {
     /// Recorded before the agent connects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<Intent>,
-    /// Connected, Staged, Healthy, Disconnected (final for this object).
+    /// Connected, Staged, Healthy, Cleared (after a fence: nothing of an older generation is left on the node), Disconnected
+    /// (final for this object).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+    /// UIDs of the pods that have the volume published on the node. Absent: that is not known, so it counts as used. An empty
+    /// list: none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), inner(length(max = 128)))]
+    pub used_by: Option<Vec<String>>,
     /// The block device, for people: it is looked up anew at each use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,

@@ -14,36 +14,49 @@ use clap::{Parser, ValueEnum};
 use rds_crds::identity::{BadPrefix, DEFAULT_NQN_PREFIX, check_prefix};
 
 /// The variable that holds the managed prefix. A variable and not a flag: it comes from ConfigMap `rds-csi-config`.
-pub(crate) const PREFIX_VARIABLE: &str = "CSI_MANAGED_NQN_PREFIX";
+pub const PREFIX_VARIABLE: &str = "CSI_MANAGED_NQN_PREFIX";
 
 /// Flags of the agent.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(
     name = "rds-node-agent",
     version,
     about = "Connects, checks and mounts RDS volumes on one node"
 )]
-pub(crate) struct Config {
+pub struct Config {
     /// Unix socket of the CSI services, as `unix:///path` or a plain path.
     #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
-    pub(crate) endpoint: Endpoint,
+    pub endpoint: Endpoint,
     /// Name of the Node object of this machine.
     #[arg(long, env = "NODE_ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub(crate) node_id: String,
+    pub node_id: String,
     /// Where /livez, /readyz and /metrics are served; `:9809` means every IPv4 address.
     #[arg(long, env = "METRICS_ADDRESS", default_value = ":9809", value_parser = listen_address)]
-    pub(crate) metrics_address: SocketAddr,
+    pub metrics_address: SocketAddr,
     /// How long a shutdown may take before the process gives up and exits with 1.
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "30s", value_parser = duration)]
-    pub(crate) shutdown_timeout: Duration,
+    pub shutdown_timeout: Duration,
+    /// Namespace of the agent's Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "rds-csi")]
+    pub namespace: String,
+    /// Folder on the host for what must outlive the agent: its lock.
+    #[arg(long, env = "STATE_DIR", default_value = "/var/lib/rds-csi")]
+    pub state_dir: PathBuf,
+    /// Where the host's /proc, /sys and /etc are.
+    #[arg(long, env = "HOST_ROOT", default_value = "/")]
+    pub host_root: PathBuf,
+    /// Sessions on a simulated appliance instead of the kernel's: the URL of its control interface. For tests.
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true)]
+    pub fake_fabrics: Option<String>,
     /// Form of the log lines on stderr.
     #[arg(long, env = "LOG_FORMAT", default_value = "json")]
-    pub(crate) log_format: LogFormat,
+    pub log_format: LogFormat,
 }
 
 /// Form of the log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
     /// One JSON object a line.
     Json,
     /// For people.
@@ -52,7 +65,7 @@ pub(crate) enum LogFormat {
 
 /// Path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Endpoint(PathBuf);
+pub struct Endpoint(PathBuf);
 
 impl FromStr for Endpoint {
     type Err = String;
@@ -76,11 +89,11 @@ impl fmt::Display for Endpoint {
 
 /// The prefix of every NQN that this agent may ever touch (R7 to R10, R13).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ManagedPrefix(String);
+pub struct ManagedPrefix(String);
 
 /// Why a prefix was refused. Each text names the variable, the rule and the value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PrefixError {
+pub enum PrefixError {
     /// Not set, or empty.
     #[error(
         "{PREFIX_VARIABLE} is not set: it is required and has no default; set it from key `nqn-prefix` of ConfigMap \
@@ -97,7 +110,7 @@ pub(crate) enum PrefixError {
 
 impl ManagedPrefix {
     /// Judges the value of the variable; `None` is an unset one.
-    pub(crate) fn from_variable(value: Option<OsString>) -> Result<Self, PrefixError> {
+    pub fn from_variable(value: Option<OsString>) -> Result<Self, PrefixError> {
         let value = value.unwrap_or_default().into_string().map_err(PrefixError::NotText)?;
         if value.is_empty() {
             return Err(PrefixError::Missing);

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// A registry with the series that say which build runs.
-pub(crate) fn registry() -> prometheus::Result<Registry> {
+pub fn registry() -> prometheus::Result<Registry> {
     let registry = Registry::new();
     let build = IntGaugeVec::new(
         Opts::new("rds_csi_build_info", "Always 1; the labels say which build this is"),
@@ -22,7 +22,7 @@ pub(crate) fn registry() -> prometheus::Result<Registry> {
 }
 
 /// Serves until `stop`; requests under way are finished.
-pub(crate) async fn serve(listener: TcpListener, registry: Registry, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, registry: Registry, stop: CancellationToken) -> std::io::Result<()> {
     let metrics = move || async move {
         TextEncoder::new()
             .encode_to_string(&registry.gather())

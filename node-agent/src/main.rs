@@ -1,22 +1,10 @@
-//! Node agent of the RDS storage operator.
-//!
-//! One process on each node; holds no RouterOS credential. This version runs, is healthy and stops cleanly, and advertises
-//! nothing: no CSI service is served and nothing registers with kubelet, so no volume can be asked of it. The managed NQN
-//! prefix is judged before anything else (R13).
-
-mod config;
-mod health;
+//! The agent's process: see the library for what it does.
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
-
-use crate::config::{Config, LogFormat, ManagedPrefix, PREFIX_VARIABLE};
+use rds_node_agent::config::{Config, LogFormat};
+use tracing::error;
 
 fn main() -> ExitCode {
     let config = Config::parse();
@@ -32,7 +20,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = match runtime.block_on(run(config)) {
+    let code = match runtime.block_on(rds_node_agent::run::run(config)) {
         Ok(code) => code,
         Err(e) => {
             error!(error = format!("{e:#}"), "the agent ends");
@@ -52,46 +40,5 @@ fn start_log(format: LogFormat) {
     match format {
         LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Text => log.init(),
-    }
-}
-
-async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let prefix = ManagedPrefix::from_variable(std::env::var_os(PREFIX_VARIABLE))?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let listener = TcpListener::bind(config.metrics_address)
-        .await
-        .with_context(|| format!("cannot listen on {}, change --metrics-address", config.metrics_address))?;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        mode = "node",
-        node = config.node_id,
-        managed_nqn_prefix = %prefix,
-        endpoint = %config.endpoint,
-        metrics_address = %listener.local_addr()?,
-        "started: this version has no CSI node service, so nothing is served on the endpoint and nothing is advertised"
-    );
-
-    let stop = CancellationToken::new();
-    let mut served = tokio::spawn(health::serve(listener, health::registry()?, stop.clone()));
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        ended = &mut served => {
-            ended?.context("the health server failed")?;
-            anyhow::bail!("the health server ended without being asked to");
-        }
-    };
-    info!(signal = name, timeout = ?config.shutdown_timeout, "shutdown started");
-    stop.cancel();
-    match tokio::time::timeout(config.shutdown_timeout, served).await {
-        Ok(ended) => {
-            ended?.context("the health server failed")?;
-            info!("shutdown complete");
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(_) => {
-            warn!(left = "health server", "shutdown did not complete in time");
-            Ok(ExitCode::FAILURE)
-        }
     }
 }

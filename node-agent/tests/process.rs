@@ -3,13 +3,32 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-fn agent() -> Command {
+/// An agent whose API server is away, on a host of its own.
+fn agent(home: &Path) -> Command {
+    let kubeconfig = home.join("kubeconfig");
+    let text = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "c", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}]}"#;
+    std::fs::write(&kubeconfig, text).unwrap();
+    for (path, text) in [
+        ("proc/sys/kernel/random/boot_id", "boot"),
+        ("etc/machine-id", "machine"),
+    ] {
+        let path = home.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_rds-node-agent"));
     command
         .env_clear()
         .env("NODE_ID", "worker-1")
+        .env("KUBECONFIG", kubeconfig)
+        .env("STATE_DIR", home.join("state"))
+        .env("HOST_ROOT", home)
         .args(["--metrics-address", "127.0.0.1:0"])
         .stderr(Stdio::piped());
     command
@@ -23,7 +42,8 @@ fn r7_to_r9_bad_prefixes_end_the_process_with_the_reason() {
         (Some("iqn.2000-02.com.mikrotik:pvc-"), "does not begin with `nqn.`"),
         (Some("nqn.2000-02"), "has no `:`"),
     ] {
-        let mut command = agent();
+        let home = tempfile::tempdir().unwrap();
+        let mut command = agent(home.path());
         if let Some(value) = value {
             command.env("CSI_MANAGED_NQN_PREFIX", value);
         }
@@ -50,7 +70,8 @@ fn get(address: &str, path: &str) -> String {
 #[test]
 fn r1_r2_a_healthy_agent_ends_with_0_on_a_signal() {
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
-        let mut child = agent()
+        let home = tempfile::tempdir().unwrap();
+        let mut child = agent(home.path())
             .env("CSI_MANAGED_NQN_PREFIX", "nqn.2000-02.com.mikrotik:pvc-")
             .spawn()
             .unwrap();
@@ -72,11 +93,22 @@ fn r1_r2_a_healthy_agent_ends_with_0_on_a_signal() {
                 "{path}: {answer}"
             );
         }
+        // It goes on without the API server, and says what it cannot do.
+        let mut said = String::new();
+        while !said.contains("cannot renew the Lease") {
+            assert_ne!(log.read_line(&mut said).unwrap(), 0, "{said}");
+        }
+        assert!(said.contains("cannot connect NVMe yet"), "{said}");
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, signal).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0));
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
         assert!(rest.contains("shutdown complete"), "{rest}");
+        assert!(rest.contains("cannot connect NVMe yet"), "{rest}");
+        assert!(
+            rest.contains("cannot renew the Lease"),
+            "it goes on without the API server: {rest}"
+        );
     }
 }

@@ -1,0 +1,275 @@
+//! One pass over one attachment: read live, decide, take one step.
+//!
+//! Every write of `status.agent` carries UID and resourceVersion of what was read, so that a late write of a process that is
+//! gone changes nothing. A connect follows a live read in the same pass, never a cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use rds_crds::attachment::AgentStatus;
+use rds_crds::names::{API_VERSION, DOMAIN, manager};
+use rds_crds::{RdsAttachment, RdsVolume};
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::decide::{Step, Wait, decide};
+use super::model::{Admission, Fact, Failure, Host, InFlight, Seen, Sessions};
+use super::observe;
+use super::reach::{options, plain};
+use crate::crash;
+use crate::fabrics::{Fabrics, Options, Session};
+
+/// A settled attachment is read again after this; changes of object or session come earlier by themselves.
+const RESYNC: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// When to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// At once: a step was taken.
+    Now,
+    /// After this.
+    In(Duration),
+    /// Not before it changes: it is gone, or not ours.
+    Never,
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+#[error("attachment {name}")]
+pub struct PassError {
+    name: String,
+    #[source]
+    source: kube::Error,
+}
+
+/// What this process remembers of an attachment. Losing it costs a repetition, nothing else.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Memory {
+    pub(super) failure: Option<Failure>,
+    pub(super) failures: u32,
+    pub(super) retry_at: Option<Instant>,
+    waits: u32,
+    pub(super) bases: BTreeSet<String>,
+    pub(super) sessions: Vec<Session>,
+}
+
+/// The agent's hands.
+#[derive(Debug)]
+pub struct Agent {
+    attachments: Api<RdsAttachment>,
+    volumes: Api<RdsVolume>,
+    nodes: Api<Node>,
+    pub(super) fabrics: Arc<dyn Fabrics>,
+    host: Mutex<Host>,
+    prefix: String,
+    pub(super) memory: Mutex<BTreeMap<String, Memory>>,
+    pub(super) connecting: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Agent {
+    /// Hands on this host. The caller holds the host lock: no earlier process has a connect in flight.
+    #[must_use]
+    pub fn new(client: Client, fabrics: Arc<dyn Fabrics>, host: Host, prefix: String) -> Self {
+        Self {
+            attachments: Api::all(client.clone()),
+            volumes: Api::all(client.clone()),
+            nodes: Api::all(client),
+            fabrics,
+            host: Mutex::new(host),
+            prefix,
+            memory: Mutex::default(),
+            connecting: Arc::default(),
+        }
+    }
+
+    pub(super) fn volumes(&self) -> &Api<RdsVolume> {
+        &self.volumes
+    }
+
+    pub(super) fn attachments(&self) -> &Api<RdsAttachment> {
+        &self.attachments
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(super) fn node(&self) -> String {
+        lock(&self.host).node.clone()
+    }
+
+    /// One pass.
+    ///
+    /// # Errors
+    /// When the API server does not do what was asked; conflicts are no error.
+    pub async fn pass(&self, name: &str) -> Result<Again, PassError> {
+        let failed = |source| PassError {
+            name: name.to_owned(),
+            source,
+        };
+        let Some(object) = self.attachments.get_opt(name).await.map_err(failed)? else {
+            lock(&self.memory).remove(name);
+            return Ok(Again::Never);
+        };
+        if object.spec.node != self.node() {
+            return Ok(Again::Never);
+        }
+        let volume = match self.volumes.get_opt(&object.spec.volume).await {
+            Ok(Some(volume)) => Fact::Present(volume),
+            Ok(None) => Fact::Absent,
+            Err(e) => Fact::Unknown(format!("RdsVolume {}: {e}", object.spec.volume)),
+        };
+        let seen = self.observe(&object, &volume).await.map_err(failed)?;
+        let step = decide(&seen);
+        if !matches!(step, Step::Rest(_)) {
+            info!(attachment = name, ?step, "next");
+        }
+        self.act(&object, &volume, step).await.map_err(failed)
+    }
+
+    async fn observe(&self, object: &RdsAttachment, volume: &Fact<RdsVolume>) -> Result<Seen, kube::Error> {
+        let name = object.name_any();
+        let attachment = observe::attachment(object);
+        if let Admission::Granted(grant) = &attachment.admission
+            && attachment.said.intent != lock(&self.host).intent(grant.generation)
+        {
+            self.learn_node_uid().await?;
+        }
+        let uid = object.uid().unwrap_or_default();
+        let host = lock(&self.host).clone();
+        let (known, fact) = match volume {
+            Fact::Present(v) => (Some(v), Fact::Present(observe::volume(v, &uid, &host.node))),
+            Fact::Absent => (None, Fact::Absent),
+            Fact::Unknown(why) => (None, Fact::Unknown(why.clone())),
+        };
+        let bases = observe::bases(object, known, &self.prefix);
+        let granted = object.status.as_ref().and_then(|s| s.nqn.clone());
+        let (sessions, leftover) = self.look(&bases, granted).await;
+        let connecting = lock(&self.connecting).contains(&object.spec.volume);
+        let mut all = lock(&self.memory);
+        let memory = all.entry(name).or_default();
+        memory.bases = bases;
+        if let Sessions::Known(list) = &sessions {
+            memory.sessions = plain(list);
+        }
+        Ok(Seen {
+            host,
+            prefix: self.prefix.clone(),
+            attachment,
+            volume: fact,
+            sessions,
+            leftover,
+            in_flight: if connecting { InFlight::Running } else { InFlight::None },
+            failure: memory.failure.clone(),
+            may_retry: memory.retry_at.is_none_or(|at| at <= Instant::now()),
+        })
+    }
+
+    /// The UID of our Node, read live: it is recorded in the intent and tells a replacement of the same name apart.
+    async fn learn_node_uid(&self) -> Result<(), kube::Error> {
+        let node = self.node();
+        let found = self.nodes.get_opt(&node).await?;
+        lock(&self.host).node_uid = found.and_then(|n| n.uid());
+        Ok(())
+    }
+
+    async fn act(&self, object: &RdsAttachment, volume: &Fact<RdsVolume>, step: Step) -> Result<Again, kube::Error> {
+        let name = object.name_any();
+        let agent = observe::agent(object);
+        let now = Timestamp::now();
+        match step {
+            Step::RecordIntent(intent) => self.write(object, "intent", observe::with_intent(agent, intent)).await,
+            Step::Report(report) => {
+                self.write(object, "report", observe::with_report(agent, &report, now))
+                    .await
+            }
+            Step::DeclareDisconnected(last, report) => {
+                let agent = observe::with_last_word(agent, last, &report, now);
+                self.write(object, "disconnected", agent).await
+            }
+            Step::Connect(grant) => {
+                let options = match volume {
+                    Fact::Present(v) => options(v),
+                    Fact::Absent | Fact::Unknown(_) => Options::default(),
+                };
+                self.connect(&name, &object.spec.volume, grant, options).await;
+                Ok(Again::Now)
+            }
+            Step::Disconnect(nqn, key) => {
+                self.disconnect(&name, nqn, key).await;
+                Ok(Again::Now)
+            }
+            Step::Rest(wait) => Ok(self.rest(&name, &wait)),
+        }
+    }
+
+    fn rest(&self, name: &str, wait: &Wait) -> Again {
+        debug!(attachment = name, ?wait, "rests");
+        let mut all = lock(&self.memory);
+        let Some(memory) = all.get_mut(name) else {
+            return Again::Never;
+        };
+        let doubled = Duration::from_millis(500 << memory.waits.min(6)).min(LONGEST_WAIT);
+        match wait {
+            Wait::Settled => {
+                memory.waits = 0;
+                Again::In(RESYNC)
+            }
+            Wait::NotOurs => Again::Never,
+            Wait::ConnectRuns => Again::In(Duration::from_millis(300)),
+            Wait::Backoff => {
+                let left = memory.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+                Again::In(left.unwrap_or_default() + Duration::from_millis(10))
+            }
+            Wait::Predecessor | Wait::Answer(_) | Wait::Operator => {
+                memory.waits += 1;
+                if memory.waits == 1 {
+                    info!(attachment = name, ?wait, "waits");
+                }
+                Again::In(doubled)
+            }
+        }
+    }
+
+    /// Compare-and-swap of `status.agent`.
+    async fn write(&self, object: &RdsAttachment, step: &str, agent: AgentStatus) -> Result<Again, kube::Error> {
+        let name = object.name_any();
+        let patch = json!({
+            "apiVersion": format!("{DOMAIN}/{API_VERSION}"),
+            "kind": "RdsAttachment",
+            "metadata": {"name": name, "uid": object.metadata.uid, "resourceVersion": object.metadata.resource_version},
+            "status": {"agent": agent},
+        });
+        let params = PatchParams::apply(manager::AGENT).force();
+        let done = self
+            .attachments
+            .patch_status(&name, &params, &Patch::Apply(&patch))
+            .await;
+        match done {
+            Ok(_) => {
+                crash::after(step);
+                if let Some(memory) = lock(&self.memory).get_mut(&name) {
+                    memory.waits = 0;
+                }
+                Ok(Again::Now)
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                debug!(attachment = name, step, "changed meanwhile, it is read again");
+                Ok(Again::Now)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Locks, poisoned or not: nothing here panics between two writes.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,353 @@
+//! What to do next about one attachment on this node: pure, total, level-triggered.
+//!
+//! Order matters. A session that the target has cut goes first (key 3). Then a wish to leave, then a grant. The intent is
+//! recorded before the connect (I13); `Disconnected` is said only when nothing of the volume is left here and nothing can
+//! still come (I4, I7); whatever is Unknown destroys nothing and connects nothing; NQNs outside of the prefix are never
+//! touched (I6).
+
+use rds_crds::attachment::Intent;
+
+use super::model::{
+    Admission, Fact, Grant, InFlight, Reason, Report, Seen, SessionSeen, Sessions, Use, VolumeSeen, Word,
+};
+
+/// One small idempotent step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Compare-and-swap: this run of this machine is about to connect.
+    RecordIntent(Intent),
+    /// Connect there, now.
+    Connect(Grant),
+    /// Say this.
+    Report(Report),
+    /// End the session, for this reason and no other.
+    Disconnect(String, Key),
+    /// Compare-and-swap: the last word.
+    DeclareDisconnected(Last, Report),
+    /// Nothing now.
+    Rest(Wait),
+}
+
+/// What opens the door to ending a session. Key 2, orphans, is not in this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// Key 1: an attachment of this node that is going, and proven unused.
+    Unused,
+    /// Key 3: its generation is below the volume's, so the target has cut it.
+    Fenced,
+}
+
+/// The last word of an agent about an attachment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Last {
+    /// There was an intent; nothing is left of it.
+    Clean,
+    /// There was none, and there will be none.
+    NeverConnected,
+}
+
+/// What a rest waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// Nothing: all is said.
+    Settled,
+    /// It is another node's.
+    NotOurs,
+    /// Earlier agent processes to be gone.
+    Predecessor,
+    /// The end of a connect.
+    ConnectRuns,
+    /// The time of the next try.
+    Backoff,
+    /// An answer: what was asked.
+    Answer(String),
+    /// The operator: its grant is not the one that the volume records.
+    Operator,
+}
+
+/// The next step.
+#[must_use]
+pub fn decide(seen: &Seen) -> Step {
+    if seen.attachment.node != seen.host.node {
+        return Step::Rest(Wait::NotOurs);
+    }
+    match seen.in_flight {
+        InFlight::Unknown => return Step::Rest(Wait::Predecessor),
+        InFlight::Running => return Step::Rest(Wait::ConnectRuns),
+        InFlight::None => {}
+    }
+    let sessions = match &seen.sessions {
+        Sessions::Known(all) => all,
+        Sessions::Unknown(why) => return Step::Rest(Wait::Answer(why.clone())),
+    };
+    let volume = match &seen.volume {
+        Fact::Present(volume) => Some(volume),
+        Fact::Absent => None,
+        Fact::Unknown(why) => return Step::Rest(Wait::Answer(why.clone())),
+    };
+    let look = Look { seen, sessions, volume };
+    if let Some(step) = look.fenced() {
+        return step;
+    }
+    let going = seen.attachment.deleting || seen.attachment.said.disconnected;
+    match (&seen.attachment.admission, volume) {
+        (Admission::Withdrawn, _) => look.leave(),
+        (Admission::Granted(_) | Admission::None, _) if going => look.leave(),
+        (Admission::Granted(grant), Some(volume)) => look.join(grant, volume),
+        (Admission::Granted(_), None) => look.settle(look.report(None)),
+        (Admission::None, _) => look.settle(look.report(None)),
+    }
+}
+
+/// D5: while a fence is owed, only pods that used the volume before may use it.
+///
+/// # Errors
+/// When the pod would be a new user.
+pub fn new_use(fence_pending: bool, users: &[String], pod: &str) -> Result<(), FenceOwed> {
+    if fence_pending && !users.iter().any(|user| user == pod) {
+        return Err(FenceOwed);
+    }
+    Ok(())
+}
+
+/// Why a pod may not use a volume now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "another node that holds this volume is lost and may still write: no new pod may use it until that node is cut; see \
+     condition FencePending of the RdsVolume"
+)]
+pub struct FenceOwed;
+
+/// Key 3, for a session that no attachment of this node speaks of any more.
+#[must_use]
+pub fn cut_at_target(prefix: &str, session: &SessionSeen, generation: Option<u32>) -> bool {
+    session.nqn.starts_with(prefix) && session.generation.zip(generation).is_some_and(|(here, now)| here < now)
+}
+
+struct Look<'a> {
+    seen: &'a Seen,
+    sessions: &'a [SessionSeen],
+    volume: Option<&'a VolumeSeen>,
+}
+
+impl Look<'_> {
+    fn managed(&self, nqn: &str) -> bool {
+        nqn.starts_with(&self.seen.prefix)
+    }
+
+    /// A session that the target has cut: the loss is said first, for a crash would forget it; then the controller goes,
+    /// used or not, since what it holds back can never be written.
+    fn fenced(&self) -> Option<Step> {
+        let generation = self.volume.map(|v| v.generation);
+        let old = self
+            .sessions
+            .iter()
+            .find(|s| cut_at_target(&self.seen.prefix, s, generation))?;
+        let lost = Word {
+            status: false,
+            reason: Reason::PossibleDataLoss,
+            message: format!(
+                "this node was cut from the volume while it was connected as {}: what it had not written by then is lost. Check \
+                 the data, and restart the pods that used it here",
+                old.nqn
+            ),
+        };
+        let said = &self.seen.attachment.said.report;
+        if said.healthy.as_ref().map(|w| w.reason) != Some(Reason::PossibleDataLoss) {
+            let mut report = self.report(None);
+            report.healthy = Some(lost);
+            return Some(Step::Report(report));
+        }
+        Some(self.disconnect(old, Key::Fenced))
+    }
+
+    fn disconnect(&self, session: &SessionSeen, key: Key) -> Step {
+        if let Some(failure) = &self.seen.failure {
+            let waiting = Word {
+                status: false,
+                reason: failure.reason,
+                message: failure.message.clone(),
+            };
+            let said = &self.seen.attachment.said;
+            if !said.disconnected && said.report.waiting.as_ref() != Some(&waiting) {
+                let mut report = self.report(None);
+                report.waiting = Some(waiting);
+                return Step::Report(report);
+            }
+            if !self.seen.may_retry {
+                return Step::Rest(Wait::Backoff);
+            }
+        }
+        Step::Disconnect(session.nqn.clone(), key)
+    }
+
+    /// Out: unused is proven, then the session ends, then nothing is left, then it is said. Once said, only what contradicts it
+    /// is ended.
+    fn leave(&self) -> Step {
+        let wait = |reason, message| Word {
+            status: false,
+            reason,
+            message,
+        };
+        let mut report = self.report(None);
+        if let Some(foreign) = self.sessions.iter().find(|s| !self.managed(&s.nqn)) {
+            report.waiting = Some(wait(Reason::NotManaged, self.not_managed(&foreign.nqn)));
+            return self.settle(report);
+        }
+        let uses = self.sessions.iter().map(|s| &s.used).chain([&self.seen.leftover]);
+        for used in uses {
+            let message = match used {
+                Use::Unused => continue,
+                Use::Used(by) => format!("the device is in use on node {}: {by}", self.seen.host.node),
+                Use::Unknown(why) => format!("it is not proven that nothing uses the device: {why}"),
+            };
+            report.waiting = Some(wait(Reason::InUse, message));
+            return self.settle(report);
+        }
+        if let Some(session) = self.sessions.first() {
+            return self.disconnect(session, Key::Unused);
+        }
+        let said = &self.seen.attachment.said;
+        if said.disconnected {
+            return self.settle(report);
+        }
+        let last = match said.intent {
+            Some(_) => Last::Clean,
+            None => Last::NeverConnected,
+        };
+        Step::DeclareDisconnected(last, report)
+    }
+
+    /// In: only as the volume itself records it, for this attachment and this generation.
+    fn join(&self, grant: &Grant, volume: &VolumeSeen) -> Step {
+        let said = &self.seen.attachment.said;
+        let connected = |reason, message| Word {
+            status: false,
+            reason,
+            message,
+        };
+        if !self.managed(&grant.nqn) {
+            let word = connected(Reason::NotManaged, self.not_managed(&grant.nqn));
+            return self.settle(self.report(Some(word)));
+        }
+        // A node that was cut acknowledges that first; what it said then goes before the next intent.
+        if volume.fenced || said.report.cleared {
+            return self.settle(self.report(None));
+        }
+        if !volume.holds || volume.generation != grant.generation {
+            return Step::Rest(Wait::Operator);
+        }
+        if let Some(other) = self.sessions.iter().find(|s| s.nqn != grant.nqn) {
+            let message = format!(
+                "a session of another generation is left on node {}: {}. It has to go before {} is connected",
+                self.seen.host.node, other.nqn, grant.nqn
+            );
+            return self.settle(self.report(Some(connected(Reason::OtherGeneration, message))));
+        }
+        let Some(intent) = self.seen.host.intent(grant.generation) else {
+            return Step::Rest(Wait::Answer(format!("the Node {}", self.seen.host.node)));
+        };
+        if said.intent.as_ref() != Some(&intent) {
+            return Step::RecordIntent(intent);
+        }
+        if !self.sessions.is_empty() {
+            return self.settle(self.report(None));
+        }
+        // The kernel has dropped the controller under a mount: never a silent new one beneath it.
+        let lost = match &self.seen.leftover {
+            Use::Unused => None,
+            Use::Used(by) => Some(format!("the device is gone and still in use: {by}. Restart the pod")),
+            Use::Unknown(why) => Some(format!(
+                "the device is gone, and whether it is still in use is not known: {why}"
+            )),
+        };
+        if let Some(message) = lost {
+            return self.settle(self.report(Some(connected(Reason::DeviceLost, message))));
+        }
+        if let Some(failure) = &self.seen.failure {
+            let word = connected(failure.reason, failure.message.clone());
+            let report = self.report(Some(word));
+            if report != said.report {
+                return Step::Report(report);
+            }
+            if !self.seen.may_retry {
+                return Step::Rest(Wait::Backoff);
+            }
+        }
+        Step::Connect(grant.clone())
+    }
+
+    fn not_managed(&self, nqn: &str) -> String {
+        format!(
+            "{nqn} does not begin with {}, the prefix that this agent may touch: set nqn-prefix in ConfigMap rds-csi-config if it is \
+             ours",
+            self.seen.prefix
+        )
+    }
+
+    fn settle(&self, mut report: Report) -> Step {
+        // The last word stands.
+        if self.seen.attachment.said.disconnected {
+            report.waiting = None;
+        }
+        if report == self.seen.attachment.said.report {
+            Step::Rest(Wait::Settled)
+        } else {
+            Step::Report(report)
+        }
+    }
+
+    /// What is to be said as things are; `connected` where the caller knows better than the sessions show.
+    fn report(&self, connected: Option<Word>) -> Report {
+        let said = &self.seen.attachment.said;
+        let touched = said.intent.is_some() || !self.sessions.is_empty();
+        let session = self.sessions.first();
+        let unused = self.seen.leftover == Use::Unused && self.sessions.iter().all(|s| s.used == Use::Unused);
+        // An older session is key 3's; one that cannot be read may be older.
+        let older = |s: &SessionSeen| {
+            s.generation
+                .is_none_or(|g| self.volume.is_some_and(|v| g < v.generation))
+        };
+        Report {
+            connected: connected.or_else(|| self.connected(session)),
+            waiting: None,
+            // Nobody can take a loss back.
+            healthy: said
+                .report
+                .healthy
+                .clone()
+                .filter(|w| w.reason == Reason::PossibleDataLoss),
+            cleared: self.volume.is_some_and(|v| v.fenced) && !self.sessions.iter().any(older),
+            controller_state: session.map(|s| s.state.clone()),
+            // Nothing publishes yet, so a device that nothing uses has no pod, and one in use has one that is not known.
+            used_by: (touched && unused).then(Vec::new),
+        }
+    }
+
+    fn connected(&self, session: Option<&SessionSeen>) -> Option<Word> {
+        let word = |status, reason, message| {
+            Some(Word {
+                status,
+                reason,
+                message,
+            })
+        };
+        match session {
+            Some(s) if s.state == "live" => word(true, Reason::Connected, format!("connected as {}", s.nqn)),
+            Some(s) => word(
+                false,
+                Reason::Reconnecting,
+                format!("the controller of {} is {}", s.nqn, s.state),
+            ),
+            // What was said of a failure stays until there is something newer.
+            None => {
+                let before = self.seen.attachment.said.report.connected.clone()?;
+                if before.status {
+                    word(false, Reason::Ended, "the session is gone".to_owned())
+                } else {
+                    Some(before)
+                }
+            }
+        }
+    }
+}

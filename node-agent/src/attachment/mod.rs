@@ -1,0 +1,16 @@
+//! The agent's side of the attachment protocol: it connects what is admitted, and says what it has done.
+//!
+//! [`decide`](decide::decide) is pure; [`act`] reads live, decides and takes one step; [`watch`] says when; [`sweep`] finds
+//! sessions of which no attachment speaks.
+
+pub mod act;
+pub mod decide;
+#[cfg(test)]
+mod explore;
+pub mod model;
+pub mod observe;
+mod reach;
+pub mod sweep;
+#[cfg(test)]
+mod tests;
+pub mod watch;

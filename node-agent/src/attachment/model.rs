@@ -1,0 +1,266 @@
+//! What the agent's decisions look at: plain data, made by `observe`.
+
+use rds_crds::attachment::Intent;
+
+/// What a live read said.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Fact<T> {
+    /// It is there, as this.
+    Present(T),
+    /// A complete answer says that it is not there.
+    Absent,
+    /// No answer that can be trusted, and why.
+    Unknown(String),
+}
+
+/// Everything that a decision about one attachment looks at. All of it was read for this decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// This machine.
+    pub host: Host,
+    /// Prefix of every NQN that may be touched.
+    pub prefix: String,
+    /// The attachment.
+    pub attachment: AttachmentSeen,
+    /// Its volume.
+    pub volume: Fact<VolumeSeen>,
+    /// The host's sessions of this volume, of every generation.
+    pub sessions: Sessions,
+    /// Use of the volume on this host that no session explains any more, such as a mount whose device is gone.
+    pub leftover: Use,
+    /// A connect of this volume.
+    pub in_flight: InFlight,
+    /// What went wrong last, in this process.
+    pub failure: Option<Failure>,
+    /// The wait after that failure is over.
+    pub may_retry: bool,
+}
+
+/// This machine, and this run of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// Name of the Node.
+    pub node: String,
+    /// Boot ID of the kernel.
+    pub boot_id: String,
+    /// System UUID; empty where the firmware has none.
+    pub system_uuid: String,
+    /// Machine ID of the operating system.
+    pub machine_id: String,
+    /// UID of the Node object, once it was read.
+    pub node_uid: Option<String>,
+}
+
+impl Host {
+    /// What is recorded before a connect to this generation; `None` while the Node was not read.
+    #[must_use]
+    pub fn intent(&self, generation: u32) -> Option<Intent> {
+        Some(Intent {
+            boot_id: self.boot_id.clone(),
+            system_uuid: self.system_uuid.clone(),
+            machine_id: self.machine_id.clone(),
+            node_uid: self.node_uid.clone()?,
+            generation,
+        })
+    }
+}
+
+/// An RdsAttachment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachmentSeen {
+    /// The node that it is for.
+    pub node: String,
+    /// Its deletion was requested.
+    pub deleting: bool,
+    /// What the operator says.
+    pub admission: Admission,
+    /// What this agent said last.
+    pub said: Said,
+}
+
+/// What the operator says about an attachment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Admission {
+    /// It may be used, there.
+    Granted(Grant),
+    /// It was taken back: the detach is wanted.
+    Withdrawn,
+    /// Nothing yet, a refusal, or a grant that is not complete.
+    None,
+}
+
+/// Where to connect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Grant {
+    /// NQN of that generation.
+    pub nqn: String,
+    /// IP address.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+    /// Generation of the export.
+    pub generation: u32,
+}
+
+/// `status.agent` as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The recorded intent.
+    pub intent: Option<Intent>,
+    /// `Disconnected=True`, whatever its reason: final.
+    pub disconnected: bool,
+    /// All else.
+    pub report: Report,
+}
+
+/// An RdsVolume.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VolumeSeen {
+    /// Generation of its export.
+    pub generation: u32,
+    /// This very attachment is recorded as a holder.
+    pub holds: bool,
+    /// This node was cut and has not acknowledged it.
+    pub fenced: bool,
+}
+
+/// The host's sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    /// All of them.
+    Known(Vec<SessionSeen>),
+    /// They cannot be listed, and why.
+    Unknown(String),
+}
+
+/// One session of the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionSeen {
+    /// Its NQN.
+    pub nqn: String,
+    /// Generation of that NQN, if it can be read.
+    pub generation: Option<u32>,
+    /// State as the kernel spells it.
+    pub state: String,
+    /// Whether something on the host uses its device.
+    pub used: Use,
+}
+
+/// Whether a device is used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Proven: by nothing.
+    Unused,
+    /// By this.
+    Used(String),
+    /// There is no proof, for this reason. Counts as used.
+    Unknown(String),
+}
+
+/// A connect of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InFlight {
+    /// None, of no process.
+    None,
+    /// One of ours runs.
+    Running,
+    /// An earlier agent process may still have one.
+    Unknown,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Failure {
+    /// For the condition.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+}
+
+/// What the agent says besides its intent and its last word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Condition Connected.
+    pub connected: Option<Word>,
+    /// Condition Disconnected while it is False: why not yet.
+    pub waiting: Option<Word>,
+    /// Condition Healthy.
+    pub healthy: Option<Word>,
+    /// Condition Cleared: the fence is acknowledged, nothing of an older generation is left.
+    pub cleared: bool,
+    /// State of the controller.
+    pub controller_state: Option<String>,
+    /// Pods that have the volume published; `None` while nobody can say.
+    pub used_by: Option<Vec<String>>,
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Word {
+    /// Its status.
+    pub status: bool,
+    /// Its reason.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident),+ $(,)?) => {
+        /// Reasons in the agent's conditions: a closed set, `docs/node-agent.md` has an entry for each.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])+ $name),+ }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The word in the condition.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name)),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The session is live.
+    Connected,
+    /// The session is there and not live; the kernel tries again.
+    Reconnecting,
+    /// The session is gone and something still uses its device: it is not connected anew beneath that.
+    DeviceLost,
+    /// The target says that it does not know the NQN, or does not let this host in.
+    Refused,
+    /// No answer from the target.
+    Unreachable,
+    /// The kernel refused the connect for another reason.
+    ConnectFailed,
+    /// A session of another generation is left on this node.
+    OtherGeneration,
+    /// The NQN does not begin with the managed prefix: it is not touched.
+    NotManaged,
+    /// The connection was ended.
+    Ended,
+    /// Something on the node uses the device.
+    InUse,
+    /// The session could not be ended.
+    DisconnectFailed,
+    /// The node was cut at the target while it had a session.
+    PossibleDataLoss,
+    /// Nothing of an older generation is left.
+    NothingLeft,
+    /// Disconnected: there was a connection, and it is gone.
+    Clean,
+    /// Disconnected: there never was one.
+    NeverConnected,
+}
+
+impl Reason {
+    /// The reason with that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == word)
+    }
+}

@@ -1,0 +1,212 @@
+//! The calls to the host: each on a thread of its own, with a bound on how long it is waited for.
+//!
+//! A connect that is not waited for any more stays marked as running until its thread ends.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rds_crds::RdsVolume;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use super::act::{Agent, LONGEST_WAIT, Memory, lock};
+use super::decide::Key;
+use super::model::{Failure, Grant, Reason, SessionSeen, Sessions, Use};
+use crate::fabrics::{Options, Session, Target};
+use crate::{crash, nqn};
+
+/// How long the host may take to list its sessions and their use.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
+/// How long a pass waits for a connect or disconnect; it goes on without being waited for.
+const ACT_WITHIN: Duration = Duration::from_secs(20);
+
+impl Agent {
+    /// The sessions of the volume and their use, and what use of the granted NQN is left without a session.
+    pub(super) async fn look(&self, bases: &BTreeSet<String>, granted: Option<String>) -> (Sessions, Use) {
+        let (fabrics, bases) = (self.fabrics.clone(), bases.clone());
+        let looked = blocking(LIST_WITHIN, move || {
+            let all = fabrics.sessions().map_err(|e| e.to_string())?;
+            let mut sessions = Vec::new();
+            for session in all {
+                let Some(generation) = bases.iter().find_map(|base| nqn::generation(base, &session.nqn)) else {
+                    continue;
+                };
+                let used = fabrics.in_use(&session.nqn);
+                sessions.push(SessionSeen {
+                    nqn: session.nqn,
+                    generation,
+                    state: session.state,
+                    used,
+                });
+            }
+            sessions.sort_by(|a, b| a.nqn.cmp(&b.nqn));
+            let leftover = match granted {
+                Some(nqn) if !sessions.iter().any(|s| s.nqn == nqn) => fabrics.in_use(&nqn),
+                _ => Use::Unused,
+            };
+            Ok((sessions, leftover))
+        });
+        match looked.await.unwrap_or_else(Err) {
+            Ok((sessions, leftover)) => (Sessions::Known(sessions), leftover),
+            Err(why) => (
+                Sessions::Unknown(format!("the host's sessions: {why}")),
+                Use::Unknown(why),
+            ),
+        }
+    }
+
+    pub(super) async fn connect(&self, name: &str, volume: &str, grant: Grant, options: Options) {
+        let running = Running::of(&self.connecting, volume);
+        let (fabrics, nqn) = (self.fabrics.clone(), grant.nqn.clone());
+        let target = Target {
+            nqn: grant.nqn,
+            address: grant.address,
+            port: grant.port,
+            options,
+        };
+        // The mark goes with the thread, not with whoever waits for it.
+        let done = blocking(ACT_WITHIN, move || {
+            let _running = running;
+            fabrics.connect(&target)
+        });
+        match done.await {
+            Ok(Ok(())) => {
+                crash::after("connect");
+                info!(attachment = name, nqn, "connected");
+                self.went(name, None);
+            }
+            Ok(Err(e)) => {
+                warn!(attachment = name, nqn, error = %e, "cannot connect");
+                self.went(name, Some(e.failure()));
+            }
+            Err(why) => {
+                let message = format!("connecting {nqn}: {why}");
+                let reason = Reason::Unreachable;
+                warn!(attachment = name, "{message}");
+                self.went(name, Some(Failure { reason, message }));
+            }
+        }
+    }
+
+    pub(super) async fn disconnect(&self, name: &str, nqn: String, key: Key) {
+        let done = self.end_session(nqn.clone()).await;
+        crash::after("disconnect");
+        let failure = done.err().map(|why| Failure {
+            reason: Reason::DisconnectFailed,
+            message: format!("cannot disconnect {nqn}: {why}"),
+        });
+        match &failure {
+            None => warn_if_lost(key, &nqn),
+            Some(failure) => warn!(attachment = name, "{}", failure.message),
+        }
+        self.went(name, failure);
+    }
+
+    /// Ends the session; only ever called with one of the keys.
+    pub(super) async fn end_session(&self, nqn: String) -> Result<(), String> {
+        if !nqn.starts_with(self.prefix()) {
+            return Err(format!("{nqn} does not begin with {}", self.prefix()));
+        }
+        let fabrics = self.fabrics.clone();
+        blocking(ACT_WITHIN, move || fabrics.disconnect(&nqn).map_err(|e| e.to_string()))
+            .await
+            .unwrap_or_else(Err)
+    }
+
+    fn went(&self, name: &str, failure: Option<Failure>) {
+        let mut all = lock(&self.memory);
+        let memory = all.entry(name.to_owned()).or_default();
+        memory.failures = if failure.is_some() { memory.failures + 1 } else { 0 };
+        let wait = Duration::from_secs(1 << memory.failures.saturating_sub(1).min(5)).min(LONGEST_WAIT);
+        memory.retry_at = failure.is_some().then(|| Instant::now() + wait);
+        memory.failure = failure;
+    }
+
+    /// All sessions of this host.
+    pub(super) async fn all_sessions(&self) -> Result<Vec<Session>, String> {
+        let fabrics = self.fabrics.clone();
+        blocking(LIST_WITHIN, move || fabrics.sessions().map_err(|e| e.to_string()))
+            .await
+            .unwrap_or_else(Err)
+    }
+
+    /// Attachments whose sessions are not those of their last pass; and the sessions of which no attachment speaks.
+    pub(super) fn compare(&self, all: &[Session]) -> (Vec<String>, Vec<Session>) {
+        let memory = lock(&self.memory);
+        let of = |bases: &BTreeSet<String>, s: &Session| bases.iter().any(|b| nqn::generation(b, &s.nqn).is_some());
+        let differs = |m: &Memory| {
+            let mut now: Vec<Session> = all.iter().filter(|s| of(&m.bases, s)).cloned().collect();
+            now.sort();
+            now != m.sessions
+        };
+        let changed = memory.iter().filter(|(_, m)| differs(m)).map(|(name, _)| name.clone());
+        let lonely = all.iter().filter(|s| !memory.values().any(|m| of(&m.bases, s)));
+        (changed.collect(), lonely.cloned().collect())
+    }
+}
+
+fn warn_if_lost(key: Key, nqn: &str) {
+    match key {
+        Key::Unused => info!(nqn, "disconnected"),
+        Key::Fenced => warn!(nqn, "disconnected: this node was cut at the target, data may be lost"),
+    }
+}
+
+/// Marks a connect of a volume for as long as it lives.
+struct Running {
+    all: Arc<Mutex<BTreeSet<String>>>,
+    volume: String,
+}
+
+impl Running {
+    fn of(all: &Arc<Mutex<BTreeSet<String>>>, volume: &str) -> Self {
+        lock(all).insert(volume.to_owned());
+        Self {
+            all: all.clone(),
+            volume: volume.to_owned(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        lock(&self.all).remove(&self.volume);
+    }
+}
+
+/// Runs `work` on a thread of its own and waits for it for a while; it goes on all the same.
+async fn blocking<T: Send + 'static>(within: Duration, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    match timeout(within, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(died)) => Err(format!("the call died: {died}")),
+        Err(_) => Err(format!("no answer within {within:?}")),
+    }
+}
+
+/// Times and queues as the volume asks for them.
+pub(super) fn options(volume: &RdsVolume) -> Options {
+    let plain = Options::default();
+    let Some(asked) = &volume.spec.connection else {
+        return plain;
+    };
+    Options {
+        ctrl_loss_tmo: asked.ctrl_loss_tmo.unwrap_or(plain.ctrl_loss_tmo),
+        reconnect_delay: asked.reconnect_delay.unwrap_or(plain.reconnect_delay),
+        keep_alive_tmo: asked.keep_alive_tmo.unwrap_or(plain.keep_alive_tmo),
+        io_queues: asked.io_queues,
+    }
+}
+
+/// Without what only a decision needs, in order.
+pub(super) fn plain(sessions: &[SessionSeen]) -> Vec<Session> {
+    let mut all: Vec<Session> = sessions
+        .iter()
+        .map(|s| Session {
+            nqn: s.nqn.clone(),
+            state: s.state.clone(),
+        })
+        .collect();
+    all.sort();
+    all
+}

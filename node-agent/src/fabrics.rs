@@ -1,0 +1,139 @@
+//! The host's NVMe over fabrics: what the agent asks of the kernel, and nothing else.
+//!
+//! Every call blocks, for up to seconds, and runs on a thread of its own. No answer is guessed: what cannot be told is an
+//! error or [`Use::Unknown`].
+
+use std::fmt;
+
+use crate::attachment::model::{Failure, Reason, Use};
+
+/// Where and how to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Subsystem NQN.
+    pub nqn: String,
+    /// IP address.
+    pub address: String,
+    /// TCP port.
+    pub port: u16,
+    /// Times and queues.
+    pub options: Options,
+}
+
+/// Times and queues of a connection; always passed explicitly, as the kernel's defaults differ from ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Seconds until the kernel gives a lost controller up; -1 for never.
+    pub ctrl_loss_tmo: i32,
+    /// Seconds between two attempts to reconnect.
+    pub reconnect_delay: i32,
+    /// Seconds between keep-alives; 0 for the kernel's default.
+    pub keep_alive_tmo: i32,
+    /// I/O queues; `None` for the smaller of 4 and the number of CPUs.
+    pub io_queues: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ctrl_loss_tmo: -1,
+            reconnect_delay: 5,
+            keep_alive_tmo: 0,
+            io_queues: None,
+        }
+    }
+}
+
+/// A controller of this host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Session {
+    /// Subsystem NQN.
+    pub nqn: String,
+    /// State as the kernel spells it, the whole line.
+    pub state: String,
+}
+
+/// Why a connect failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// EIO: the target does not know the subsystem, or does not let this host in. The errno does not tell which.
+    #[error(
+        "{0} was refused by the target: it knows no such subsystem, or does not let this host in; see the RdsVolume and RouterOS"
+    )]
+    Refused(String),
+    /// ECONNREFUSED, ETIMEDOUT, ENETUNREACH.
+    #[error("no connection to {0}: {1}; check the network between node and appliance")]
+    Unreachable(String, String),
+    /// Anything else.
+    #[error("cannot connect {0}: {1}")]
+    Other(String, String),
+}
+
+impl ConnectError {
+    /// For the condition.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let reason = match self {
+            Self::Refused(_) => Reason::Refused,
+            Self::Unreachable(..) => Reason::Unreachable,
+            Self::Other(..) => Reason::ConnectFailed,
+        };
+        Failure {
+            reason,
+            message: self.to_string(),
+        }
+    }
+}
+
+/// Why something else failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FabricsError(pub String);
+
+/// The host's initiator.
+pub trait Fabrics: Send + Sync + fmt::Debug {
+    /// Connects; a session that is there already is success, live or not.
+    ///
+    /// # Errors
+    /// When there is no session afterwards.
+    fn connect(&self, to: &Target) -> Result<(), ConnectError>;
+
+    /// Deletes every controller of that NQN; none is success. The caller holds one of the keys.
+    ///
+    /// # Errors
+    /// When one may be left.
+    fn disconnect(&self, nqn: &str) -> Result<(), FabricsError>;
+
+    /// All sessions of this host, ours and others'.
+    ///
+    /// # Errors
+    /// When the list may not be complete.
+    fn sessions(&self) -> Result<Vec<Session>, FabricsError>;
+
+    /// Whether anything on this host uses the disk of that NQN, or what is left of it. Any doubt is not [`Use::Unused`].
+    fn in_use(&self, nqn: &str) -> Use;
+}
+
+/// What this version has: nothing. It lists no sessions, so nothing is decided and nothing is said.
+#[derive(Debug)]
+pub struct Absent;
+
+const ABSENT: &str = "this version of the agent cannot use NVMe over fabrics";
+
+impl Fabrics for Absent {
+    fn connect(&self, to: &Target) -> Result<(), ConnectError> {
+        Err(ConnectError::Other(to.nqn.clone(), ABSENT.to_owned()))
+    }
+
+    fn disconnect(&self, _nqn: &str) -> Result<(), FabricsError> {
+        Err(FabricsError(ABSENT.to_owned()))
+    }
+
+    fn sessions(&self) -> Result<Vec<Session>, FabricsError> {
+        Err(FabricsError(ABSENT.to_owned()))
+    }
+
+    fn in_use(&self, _nqn: &str) -> Use {
+        Use::Unknown(ABSENT.to_owned())
+    }
+}
