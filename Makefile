@@ -1,6 +1,6 @@
 # Each target is one line; what it does in detail stands in the script or program that it calls.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench generate tools
+.PHONY: help demo test lint bench model generate tools
 
 help:     ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,6 +12,8 @@ lint:     ## fmt, clippy, and cargo-deny where it is installed
 	@e2e/lint.sh
 bench:    ## measure, print a table, write target/bench/report.json
 	@e2e/need.sh && E2E_PROFILE=release cargo run --quiet --package e2e --bin bench
+model:    ## explore the attachment protocol, and say which seeded faults the exploration notices; many minutes
+	cargo run --quiet --package model
 generate: ## write config/crd from the Rust types
 	cargo run --quiet --package rds-crds --bin crdgen
 tools:    ## build the control plane and the sidecars that the tests run

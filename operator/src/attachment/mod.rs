@@ -9,7 +9,7 @@ pub mod model;
 mod observe;
 mod reconcile;
 mod record;
-mod standing;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 

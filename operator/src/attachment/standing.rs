@@ -10,7 +10,7 @@ use super::model::{Standing, Word};
 
 /// What is known of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NodeFacts {
+pub struct NodeFacts {
     /// Its object: absent for this long, by this leader's clock.
     pub gone_for: Option<Duration>,
     /// Condition Ready is True.
@@ -29,7 +29,7 @@ pub(crate) struct NodeFacts {
 
 /// What is known of an agent's Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pulse {
+pub enum Pulse {
     /// A renewal was seen within the period.
     Fresh,
     /// This leader has watched for the whole period and saw none.
@@ -39,7 +39,8 @@ pub(crate) enum Pulse {
 }
 
 /// The standing of a holder. `detach_wanted`: its attachment is going away or gone, and no VolumeAttachment wants it, read live.
-pub(crate) fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, grace: Duration) -> Standing {
+#[must_use]
+pub fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, grace: Duration) -> Standing {
     let evidence = match node.gone_for {
         Some(gone) => gone >= grace,
         None => node.out_of_service || (!node.ready && pulse == Pulse::Stale),
@@ -55,7 +56,8 @@ pub(crate) fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, grac
 
 /// What a holder has said, or its reboot says for it. Boot ID alone is no proof: a replacement machine under the same name has
 /// another one too.
-pub(crate) fn word(intent: Option<&Intent>, disconnected: bool, node: &NodeFacts) -> Word {
+#[must_use]
+pub fn word(intent: Option<&Intent>, disconnected: bool, node: &NodeFacts) -> Word {
     if disconnected {
         return Word::Disconnected;
     }
