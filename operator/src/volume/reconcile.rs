@@ -254,10 +254,14 @@ impl<'a> Pass<'a> {
             patience: self.cx.patience,
             driver: &self.cx.driver,
         };
-        if let Some(handle) = &handle {
+        // Only a fence sends commands: older listings do not count for this disk then.
+        let fenced = |volume: &RdsVolume| volume.status.as_ref().is_some_and(|s| s.fence.is_some());
+        let before = fenced(&self.volume);
+        let next = attachment::reconcile(&mut self.volume, &place, &outside, &self.cx.announcer).await;
+        if let Some(handle) = handle.as_ref().filter(|_| before || fenced(&self.volume)) {
             handle.touch(&self.want.id.slot);
         }
-        attachment::reconcile(&mut self.volume, &place, &outside, &self.cx.announcer).await
+        next
     }
 
     fn handle(&self) -> Result<Arc<Handle>, Problem> {
