@@ -5,6 +5,7 @@
 //! however it ended (`process`).
 
 pub mod access;
+pub mod agent;
 pub mod appliance;
 pub mod claims;
 pub mod cluster;

@@ -27,6 +27,8 @@ use crate::fabrics::{Fabrics, Options, Session};
 
 /// A settled attachment is read again after this; changes of object or session come earlier by themselves.
 const RESYNC: Duration = Duration::from_secs(300);
+/// How often a use that is waited for is looked at.
+const POLL_USE: Duration = Duration::from_secs(1);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// When to look again.
@@ -137,10 +139,11 @@ impl Agent {
     async fn observe(&self, object: &RdsAttachment, volume: &Fact<RdsVolume>) -> Result<Seen, kube::Error> {
         let name = object.name_any();
         let attachment = observe::attachment(object);
-        if let Admission::Granted(grant) = &attachment.admission
-            && attachment.said.intent != lock(&self.host).intent(grant.generation)
-        {
-            self.learn_node_uid().await?;
+        if let Admission::Granted(grant) = &attachment.admission {
+            let wanted = lock(&self.host).intent(grant.generation);
+            if wanted.is_none() || attachment.said.intent != wanted {
+                self.learn_node_uid().await?;
+            }
         }
         let uid = object.uid().unwrap_or_default();
         let host = lock(&self.host).clone();
@@ -222,6 +225,7 @@ impl Agent {
                 memory.waits = 0;
                 Again::In(RESYNC)
             }
+            Wait::Use => Again::In(POLL_USE),
             Wait::NotOurs => Again::Never,
             Wait::ConnectRuns => Again::In(Duration::from_millis(300)),
             Wait::Backoff => {

@@ -51,6 +51,8 @@ pub enum Last {
 pub enum Wait {
     /// Nothing: all is said.
     Settled,
+    /// The end of a use of the device; nothing wakes us for it.
+    Use,
     /// It is another node's.
     NotOurs,
     /// Earlier agent processes to be gone.
@@ -202,7 +204,7 @@ impl Look<'_> {
                 Use::Unknown(why) => format!("it is not proven that nothing uses the device: {why}"),
             };
             report.waiting = Some(wait(Reason::InUse, message));
-            return self.settle(report);
+            return self.settle_until_unused(report);
         }
         if let Some(session) = self.sessions.first() {
             return self.disconnect(session, Key::Unused);
@@ -262,7 +264,7 @@ impl Look<'_> {
             )),
         };
         if let Some(message) = lost {
-            return self.settle(self.report(Some(connected(Reason::DeviceLost, message))));
+            return self.settle_until_unused(self.report(Some(connected(Reason::DeviceLost, message))));
         }
         if let Some(failure) = &self.seen.failure {
             let word = connected(failure.reason, failure.message.clone());
@@ -294,6 +296,17 @@ impl Look<'_> {
             Step::Rest(Wait::Settled)
         } else {
             Step::Report(report)
+        }
+    }
+
+    fn settle_until_unused(&self, report: Report) -> Step {
+        match self.settle(report) {
+            Step::Rest(_) => Step::Rest(Wait::Use),
+            step @ (Step::RecordIntent(_)
+            | Step::Connect(_)
+            | Step::Report(_)
+            | Step::Disconnect(..)
+            | Step::DeclareDisconnected(..)) => step,
         }
     }
 

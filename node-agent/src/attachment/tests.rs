@@ -212,7 +212,7 @@ fn i4_what_is_in_use_or_may_be_stays_and_is_reported() {
         );
         assert_eq!(said.used_by, None, "by whom is not known");
         seen.attachment.said.report = said;
-        assert_eq!(decide(&seen), Step::Rest(Wait::Settled));
+        assert_eq!(decide(&seen), Step::Rest(Wait::Use));
     }
     let free = leaving(connected());
     assert_eq!(decide(&free), Step::Disconnect(BASE.into(), Key::Unused));
@@ -229,7 +229,7 @@ fn the_last_word_stands() {
     );
     seen.sessions = Sessions::Known(vec![session(BASE, 1, Use::Used("pod".into()))]);
     let seen = settled(seen);
-    assert_eq!(decide(&seen), Step::Rest(Wait::Settled));
+    assert_eq!(decide(&seen), Step::Rest(Wait::Use));
     assert_eq!(seen.attachment.said.report.waiting, None);
 }
 
