@@ -11,6 +11,7 @@ pub mod claims;
 pub mod cluster;
 pub mod kubectl;
 pub mod lab;
+pub mod machine;
 pub mod manifest;
 pub mod noop;
 pub mod process;

@@ -93,6 +93,7 @@ impl Csi {
         let _guard = self.in_flight.enter(&format!("{volume} on node {node}"))?;
         let name = attachment_name(volume, node);
         let started = Instant::now();
+        let mut looked = false;
         loop {
             // Only a fresh read proves absence.
             let Some(found) = self.live_attachment(&name).await? else {
@@ -101,6 +102,10 @@ impl Csi {
             if found.spec.volume != volume || found.spec.node != node {
                 // A name is a hash of the node: this one belongs to another, ours does not exist.
                 return Ok(());
+            }
+            // The cache is behind, or it is another one: not at once again.
+            if looked && timeout_at(deadline, sleep(LAG)).await.is_err() {
+                return Err(self.attached_still(volume, node, &name));
             }
             let uid = found.uid().unwrap_or_default();
             if found.meta().deletion_timestamp.is_none() {
@@ -111,9 +116,7 @@ impl Csi {
                 Err(WaitEnded::Closing) => return Err(closing(volume, node, "detached from")),
                 Err(WaitEnded::Deadline) => return Err(self.attached_still(volume, node, &name)),
             }
-            if timeout_at(deadline, sleep(LAG)).await.is_err() {
-                return Err(self.attached_still(volume, node, &name));
-            }
+            looked = true;
         }
     }
 
