@@ -105,10 +105,5 @@ fn r1_r2_a_healthy_agent_ends_with_0_on_a_signal() {
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
         assert!(rest.contains("shutdown complete"), "{rest}");
-        assert!(rest.contains("cannot connect NVMe yet"), "{rest}");
-        assert!(
-            rest.contains("cannot renew the Lease"),
-            "it goes on without the API server: {rest}"
-        );
     }
 }
