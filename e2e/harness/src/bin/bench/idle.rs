@@ -77,10 +77,10 @@ pub(crate) async fn measure() -> Result<Report> {
 }
 
 async fn make(lab: &Lab, range: std::ops::Range<usize>) -> Result<()> {
-    let made = stream::iter(range).map(|index| async move {
+    let made = stream::iter(range).map(|_| async move {
         let volume: RdsVolume = serde_json::from_value(json!({
             "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume",
-            "metadata": {"name": format!("pvc-{}", uuid::Uuid::from_u128(index as u128))},
+            "metadata": {"name": format!("pvc-{}", uuid::Uuid::new_v4())},
             "spec": {"server": "idle", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
         }))?;
         lab.volumes().create(&PostParams::default(), &volume).await?;
