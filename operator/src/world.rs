@@ -4,6 +4,7 @@
 //! shows progress in /livez. Waiting for a change of one object costs nothing for the others: waiters are kept by name.
 //! Invariant: "absent" is never concluded from here; who needs that asks the API server.
 
+mod index;
 mod watched;
 
 use std::fmt::Debug;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::index::Words;
 pub use self::watched::{Feed, WaitEnded, Watched};
 use crate::health::{Health, Heartbeat, Readiness};
 use crate::telemetry::{Telemetry, chain};
@@ -144,7 +146,7 @@ impl Watches<'_> {
         api: impl FnOnce(Client) -> Api<DeserializeGuard<K>>,
     ) -> Watched<K>
     where
-        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+        K: Resource<DynamicType = ()> + Words + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
     {
         let (watched, feeder) = Watched::new(kind);
         let context = Context {
@@ -178,7 +180,7 @@ struct Context {
 /// The loop of one watch.
 async fn feed<K>(mut feed: Feed<K>, api: Api<DeserializeGuard<K>>, context: Context) -> anyhow::Result<()>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+    K: Resource<DynamicType = ()> + Words + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
 {
     let Context {
         beat,

@@ -226,10 +226,5 @@ impl Store {
 }
 
 fn by_uid(outside: &Outside<'_>, uid: &str) -> Option<Arc<RdsAttachment>> {
-    outside
-        .world
-        .attachments
-        .all()
-        .into_iter()
-        .find(|a| a.metadata.uid.as_deref() == Some(uid))
+    outside.world.attachments.of_uid(uid)
 }

@@ -136,13 +136,7 @@ pub(crate) async fn seen(
     now: Timestamp,
 ) -> Result<Seen, kube::Error> {
     let name = volume.name_any();
-    let mut attachments: Vec<_> = outside
-        .world
-        .attachments
-        .all()
-        .into_iter()
-        .filter(|a| a.spec.volume == name)
-        .collect();
+    let mut attachments = outside.world.attachments.of_volume(&name);
     attachments.sort_by_key(|a| (a.metadata.creation_timestamp.clone(), a.name_any()));
     let status = volume.status.clone().unwrap_or_default();
     let mut holders = Vec::new();

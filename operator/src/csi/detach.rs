@@ -84,9 +84,9 @@ impl Csi {
             return Ok(Left::Nobody);
         }
         self.detach_one(volume, node, deadline).await?;
-        let others = |a: &RdsAttachment| a.spec.volume == volume && a.spec.node != node;
-        let left = self.world.attachments.store().find(others);
-        Ok(if left.is_some() { Left::Others } else { Left::Nobody })
+        let attachments = self.world.attachments.of_volume(volume);
+        let others = attachments.iter().any(|a| a.spec.node != node);
+        Ok(if others { Left::Others } else { Left::Nobody })
     }
 
     async fn detach_one(&self, volume: &str, node: &str, deadline: Instant) -> Result<(), Failure> {

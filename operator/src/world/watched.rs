@@ -12,10 +12,13 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
+use rds_crds::RdsAttachment;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+use super::index::{Index, Words};
 
 /// Changes that a slow reader may fall behind before it is told to read everything again.
 const CHANGES: usize = 1024;
@@ -50,6 +53,7 @@ struct Shared<K> {
     changes: broadcast::Sender<Change<K>>,
     waiters: Mutex<HashMap<String, watch::Sender<()>>>,
     malformed: Mutex<BTreeMap<String, String>>,
+    index: Mutex<Index>,
 }
 
 enum Change<K> {
@@ -86,6 +90,7 @@ where
             changes: broadcast::channel(CHANGES).0,
             waiters: Mutex::default(),
             malformed: Mutex::default(),
+            index: Mutex::default(),
         });
         let watched = Self { store, shared };
         (watched.clone(), Feed { writer, watched })
@@ -178,6 +183,28 @@ where
     }
 }
 
+impl Watched<RdsAttachment> {
+    /// The attachments of a volume as last seen, without a walk over all others.
+    #[must_use]
+    pub fn of_volume(&self, volume: &str) -> Vec<Arc<RdsAttachment>> {
+        let mut found = self.found_by(volume);
+        found.retain(|a| a.spec.volume == volume);
+        found
+    }
+
+    /// The attachment with this UID as last seen.
+    #[must_use]
+    pub fn of_uid(&self, uid: &str) -> Option<Arc<RdsAttachment>> {
+        let mut found = self.found_by(uid).into_iter();
+        found.find(|a| a.metadata.uid.as_deref() == Some(uid))
+    }
+
+    fn found_by(&self, word: &str) -> Vec<Arc<RdsAttachment>> {
+        let names = lock(&self.shared.index).names(word);
+        names.iter().filter_map(|name| self.get(name)).collect()
+    }
+}
+
 /// A place in the list of waiters, given back on drop.
 struct Waiter<K> {
     shared: Arc<Shared<K>>,
@@ -223,7 +250,7 @@ impl<K> Drop for Waiter<K> {
 
 impl<K> Feed<K>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Words + Clone + Debug + Send + Sync + 'static,
 {
     /// The cache that this feeds.
     #[must_use]
@@ -234,8 +261,26 @@ where
     /// Takes one event of the watch into the cache, then wakes who waits for it.
     pub fn take(&mut self, event: Event<DeserializeGuard<K>>) {
         let Some(event) = self.readable(event) else { return };
-        self.writer.apply_watcher_event(&event);
         let shared = &self.watched.shared;
+        let old = match &event {
+            Event::Apply(object) | Event::InitApply(object) => {
+                lock(&shared.index).add(object);
+                self.watched.get(&object.name_any())
+            }
+            Event::Delete(_) | Event::Init | Event::InitDone => None,
+        };
+        self.writer.apply_watcher_event(&event);
+        match (&event, old) {
+            (Event::Apply(object), Some(old)) => lock(&shared.index).remove(old.as_ref(), Some(object)),
+            (Event::Delete(object), _) => lock(&shared.index).remove(object, None),
+            // What went while nobody watched: everything anew.
+            (Event::InitDone, _) => {
+                let mut index = Index::default();
+                self.watched.all().iter().for_each(|object| index.add(object.as_ref()));
+                *lock(&shared.index) = index;
+            }
+            (Event::Apply(_) | Event::Init | Event::InitApply(_), _) => {}
+        }
         let (change, name) = match event {
             Event::Apply(object) => {
                 let name = object.name_any();
@@ -390,6 +435,45 @@ mod tests {
         assert!(volumes.get("a").is_some() && volumes.get("c").is_some());
         feed.take(Event::Delete(guard("a", "1", json!({"no": "size"}))));
         assert!(volumes.get("a").is_none() && volumes.malformed().is_empty());
+    }
+
+    #[test]
+    fn attachments_are_found_by_volume_and_by_uid() {
+        let attachment = |name: &str, uid: &str, volume: &str| -> DeserializeGuard<RdsAttachment> {
+            serde_json::from_value(json!({
+                "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsAttachment",
+                "metadata": {"name": name, "uid": uid},
+                "spec": {"volume": volume, "node": "n", "accessMode": "ReadWriteOnce"},
+            }))
+            .unwrap()
+        };
+        let (attachments, mut feed) = Watched::new("RdsAttachment");
+        let of = |volume: &str| -> Vec<String> {
+            let found = attachments.of_volume(volume).into_iter();
+            found.map(|a| a.name_any()).collect()
+        };
+        feed.take(Event::Init);
+        feed.take(Event::InitApply(attachment("a", "1", "v")));
+        feed.take(Event::InitApply(attachment("b", "2", "v")));
+        feed.take(Event::InitDone);
+        feed.take(Event::Apply(attachment("c", "3", "w")));
+        assert_eq!((of("v"), of("w")), (vec!["a".into(), "b".into()], vec!["c".to_owned()]));
+        assert_eq!(attachments.of_uid("2").unwrap().name_any(), "b");
+        assert!(
+            attachments.of_uid("v").is_none() && of("1").is_empty(),
+            "the words do not mix"
+        );
+        feed.take(Event::Apply(attachment("a", "9", "v")));
+        assert!(attachments.of_uid("1").is_none() && attachments.of_uid("9").is_some());
+        feed.take(Event::Delete(attachment("b", "2", "v")));
+        assert_eq!(of("v"), ["a"]);
+        // A new list without `c`: it went while the watch was broken.
+        feed.take(Event::Init);
+        feed.take(Event::InitApply(attachment("a", "9", "v")));
+        assert_eq!(of("w"), ["c"], "until the new list is complete, the old one holds");
+        feed.take(Event::InitDone);
+        assert!(of("w").is_empty() && attachments.of_uid("3").is_none());
+        assert_eq!(lock(&attachments.shared.index).names("w"), Vec::<String>::new());
     }
 
     #[tokio::test]
