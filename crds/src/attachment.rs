@@ -79,6 +79,14 @@ pub struct RdsAttachmentSpec {
     pub access_mode: AccessMode,
 }
 
+impl RdsAttachment {
+    /// The node may only read: it was asked for so, or the mode says so.
+    #[must_use]
+    pub fn reads_only(&self) -> bool {
+        self.spec.read_only == Some(true) || self.spec.access_mode == AccessMode::ReadOnlyMany
+    }
+}
+
 /// What was decided and seen. `agent` belongs to the agent of that node, all else to the lease holder.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use rds_crds::condition::{find_condition, kind};
-use rds_crds::volume::RdsVolumeStatus;
+use rds_crds::volume::{FormatLedger, FormatState, RdsVolumeStatus};
 use rds_crds::{RdsServer, RdsVolume};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -130,6 +130,27 @@ impl Announcer {
             "Fenced",
             format!("node {node} was cut at the target; its unwritten data is lost"),
         );
+    }
+
+    /// The format ledger says something new.
+    pub(crate) fn format(&self, volume: &RdsVolume, entry: &FormatLedger) {
+        let fs = entry.fs_type.as_deref().unwrap_or("filesystem");
+        let (reason, note) = match entry.state {
+            FormatState::Intent => {
+                let node = entry.node.as_deref().unwrap_or_default();
+                ("Formatting", format!("node {node} may make an {fs} on the empty disk"))
+            }
+            FormatState::Formatted => (
+                "Formatted",
+                format!("the disk has its {fs}; it is never formatted again"),
+            ),
+            FormatState::UsedAsBlock => (
+                "UsedAsBlock",
+                "the disk is given to pods as a raw device; it is never formatted".to_owned(),
+            ),
+            FormatState::Unknown | FormatState::Blank | FormatState::Foreign => return,
+        };
+        self.post(volume, EventType::Normal, reason, note);
     }
 
     /// A fence is owed and waits.

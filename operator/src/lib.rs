@@ -7,6 +7,7 @@ pub mod csi;
 mod events;
 pub mod health;
 pub mod leader;
+mod report;
 pub mod routeros;
 pub mod server;
 pub mod shutdown;

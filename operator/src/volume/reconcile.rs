@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use crate::attachment;
 use crate::crash;
 use crate::events::Announcer;
+use crate::report;
 use crate::routeros::{ClusterId, DiskRow, Guard, Inventory, Look, Nonce};
 use crate::server::fleet::{Fitness, Fleet, Handle};
 use crate::world::World;
@@ -120,6 +121,9 @@ pub(crate) async fn reconcile(volume: Arc<RdsVolume>, cx: Arc<Context>) -> Resul
         (Ok(want), Ok(_), Some(server)) => {
             let mut pass = Pass::new(volume, want, &server, &cx, store);
             let action = pass.run().await?;
+            if !pass.gone {
+                report::hear(&mut pass.volume, &cx.world, &cx.announcer).await?;
+            }
             match pass.attachments().await? {
                 Some(sooner) if !pass.gone => Ok(sooner),
                 Some(_) | None => Ok(action),
