@@ -337,7 +337,7 @@ fn holder(model: &Protocol, view: &Snapshot, holder: &Holder) -> HolderView {
         machine_id: "m".to_owned(),
     };
     let pulse = if node.online { Pulse::Fresh } else { Pulse::Stale };
-    let mut is = standing(&facts, pulse, going, Duration::ZERO);
+    let mut is = standing(&facts, pulse, going, false, Duration::ZERO);
     if model.wrong(Mutation::AdmitBesideLost) && is == Standing::Lost {
         is = Standing::Alive;
     }

@@ -139,11 +139,18 @@ impl Agent {
     async fn observe(&self, object: &RdsAttachment, volume: &Fact<RdsVolume>) -> Result<Seen, kube::Error> {
         let name = object.name_any();
         let attachment = observe::attachment(object);
-        if let Admission::Granted(grant) = &attachment.admission {
-            let wanted = lock(&self.host).intent(grant.generation);
-            if wanted.is_none() || attachment.said.intent != wanted {
-                self.learn_node_uid().await?;
-            }
+        let said = attachment.said.intent.as_ref();
+        let unclear = {
+            let host = lock(&self.host);
+            let grants = match &attachment.admission {
+                Admission::Granted(grant) => Some(host.intent(grant.generation)),
+                Admission::Withdrawn | Admission::None => None,
+            };
+            grants.is_some_and(|wanted| wanted.is_none() || wanted.as_ref() != said)
+                || said.is_some_and(|intent| host.recorded(intent).is_none())
+        };
+        if unclear {
+            self.learn_node_uid().await?;
         }
         let uid = object.uid().unwrap_or_default();
         let host = lock(&self.host).clone();
@@ -175,11 +182,17 @@ impl Agent {
         })
     }
 
-    /// The UID of our Node, read live: it is recorded in the intent and tells a replacement of the same name apart.
+    /// The UID of our Node, read live: it is recorded in the intent and tells a replacement of the same name apart. Not before the
+    /// Node speaks of this boot: an intent that is newer than the Node would look like one of a boot that is over.
     async fn learn_node_uid(&self) -> Result<(), kube::Error> {
         let node = self.node();
         let found = self.nodes.get_opt(&node).await?;
-        lock(&self.host).node_uid = found.and_then(|n| n.uid());
+        let mut host = lock(&self.host);
+        let ours = |node: &Node| {
+            let info = node.status.as_ref().and_then(|s| s.node_info.as_ref());
+            info.is_none_or(|i| i.boot_id.is_empty() || i.boot_id == host.boot_id)
+        };
+        host.node_uid = found.filter(ours).and_then(|n| n.uid());
         Ok(())
     }
 

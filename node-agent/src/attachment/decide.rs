@@ -213,6 +213,9 @@ impl Look<'_> {
         if said.disconnected {
             return self.settle(report);
         }
+        if let Some(step) = self.usurped(report.clone(), |report, word| report.waiting = Some(word)) {
+            return step;
+        }
         let last = match said.intent {
             Some(_) => Last::Clean,
             None => Last::NeverConnected,
@@ -246,6 +249,9 @@ impl Look<'_> {
             );
             return self.settle(self.report(Some(connected(Reason::OtherGeneration, message))));
         }
+        if let Some(step) = self.usurped(self.report(None), |report, word| report.connected = Some(word)) {
+            return step;
+        }
         let Some(intent) = self.seen.host.intent(grant.generation) else {
             return Step::Rest(Wait::Answer(format!("the Node {}", self.seen.host.node)));
         };
@@ -277,6 +283,34 @@ impl Look<'_> {
             }
         }
         Step::Connect(grant.clone())
+    }
+
+    /// Another machine of this name may be connected: this one neither joins it nor speaks for it, until that one was cut,
+    /// which moves the generation (I3, I4).
+    fn usurped(&self, mut report: Report, say: impl Fn(&mut Report, Word)) -> Option<Step> {
+        let intent = self.seen.attachment.said.intent.as_ref()?;
+        self.volume.filter(|v| v.generation <= intent.generation)?;
+        let node = &self.seen.host.node;
+        match self.seen.host.recorded(intent) {
+            Some(true) => None,
+            Some(false) => {
+                let message = format!(
+                    "another machine of the name {node} (boot {}, machine {}) has recorded that it connects, and may still write: \
+                     delete the pods that use the volume on {node}, then that machine is cut at the target",
+                    intent.boot_id, intent.machine_id
+                );
+                say(
+                    &mut report,
+                    Word {
+                        status: false,
+                        reason: Reason::OtherMachine,
+                        message,
+                    },
+                );
+                Some(self.settle(report))
+            }
+            None => Some(Step::Rest(Wait::Answer(format!("the Node {node}")))),
+        }
     }
 
     fn not_managed(&self, nqn: &str) -> String {

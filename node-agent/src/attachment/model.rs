@@ -63,6 +63,19 @@ impl Host {
             generation,
         })
     }
+
+    /// Whether it was this machine, in this boot or an earlier one, that recorded the intent. No boot ID is given twice; across
+    /// boots all three names have to agree, for a replacement may bear the node's name. `None` while the Node was not read.
+    #[must_use]
+    pub fn recorded(&self, intent: &Intent) -> Option<bool> {
+        if intent.boot_id == self.boot_id {
+            return Some(true);
+        }
+        if (&intent.system_uuid, &intent.machine_id) != (&self.system_uuid, &self.machine_id) {
+            return Some(false);
+        }
+        self.node_uid.as_ref().map(|uid| *uid == intent.node_uid)
+    }
 }
 
 /// An RdsAttachment.
@@ -239,6 +252,8 @@ reasons! {
     ConnectFailed,
     /// A session of another generation is left on this node.
     OtherGeneration,
+    /// Another machine of this node's name has recorded that it connects, and was not cut since.
+    OtherMachine,
     /// The NQN does not begin with the managed prefix: it is not touched.
     NotManaged,
     /// The connection was ended.

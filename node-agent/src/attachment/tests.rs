@@ -116,9 +116,7 @@ fn i13_the_intent_comes_before_the_connect() {
 fn an_intent_of_another_boot_machine_or_generation_is_none() {
     for change in [
         |h: &mut Host| h.boot_id = "later".into(),
-        |h: &mut Host| h.machine_id = "other".into(),
-        |h: &mut Host| h.system_uuid = "other".into(),
-        |h: &mut Host| h.node_uid = Some("replaced".into()),
+        |h: &mut Host| h.node_uid = Some("made anew".into()),
     ] {
         let mut seen = with_intent();
         change(&mut seen.host);
@@ -134,6 +132,37 @@ fn an_intent_of_another_boot_machine_or_generation_is_none() {
         matches!(decide(&seen), Step::Rest(Wait::Answer(_))),
         "the Node was not read"
     );
+}
+
+#[test]
+fn i3_another_machine_of_this_name_is_neither_joined_nor_spoken_for() {
+    for change in [
+        |h: &mut Host| h.machine_id = "other".into(),
+        |h: &mut Host| h.system_uuid = "other".into(),
+        |h: &mut Host| h.node_uid = Some("replaced".into()),
+    ] {
+        let mut seen = with_intent();
+        seen.host.boot_id = "another".into();
+        change(&mut seen.host);
+        assert_eq!(report(&seen).connected.unwrap().reason, Reason::OtherMachine);
+        assert_eq!(decide(&settled(seen.clone())), Step::Rest(Wait::Settled));
+        let gone = leaving(seen.clone());
+        assert_eq!(report(&gone).waiting.unwrap().reason, Reason::OtherMachine);
+        assert_eq!(decide(&settled(gone)), Step::Rest(Wait::Settled));
+        // What was cut is over: the generation has moved on.
+        volume(&mut seen, |v| v.generation = 2);
+        assert!(matches!(decide(&leaving(seen.clone())), Step::DeclareDisconnected(..)));
+        seen.attachment.admission = grant(G2, 2);
+        assert_eq!(decide(&seen), Step::RecordIntent(seen.host.intent(2).unwrap()));
+    }
+    let mut seen = with_intent();
+    (seen.host.boot_id, seen.host.node_uid) = ("another".into(), None);
+    for seen in [leaving(seen.clone()), seen] {
+        assert!(
+            matches!(decide(&seen), Step::Rest(Wait::Answer(_))),
+            "the Node was not read"
+        );
+    }
 }
 
 #[test]

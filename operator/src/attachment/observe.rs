@@ -22,7 +22,7 @@ use crate::world::World;
 
 use super::decide::{AttachmentView, Licence, Said, Seen};
 use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
-use super::standing::{NodeFacts, Pulse, standing, word};
+use super::standing::{NodeFacts, Pulse, replaced, standing, word};
 
 /// Condition of an RdsAttachment: whether it may be used.
 pub(crate) const ADMITTED: &str = "Admitted";
@@ -80,6 +80,18 @@ fn node_facts(world: &World, clock: &Clock, name: &str) -> NodeFacts {
     let uid = node.metadata.uid.clone().unwrap_or_default();
     clock.unchanged(key, &uid);
     of_node(&node, uid)
+}
+
+async fn live_facts(outside: &Outside<'_>, name: &str) -> Result<NodeFacts, kube::Error> {
+    let nodes = Api::<Node>::all(outside.world.client.clone());
+    Ok(match nodes.get_opt(name).await? {
+        Some(node) => of_node(&node, node.metadata.uid.clone().unwrap_or_default()),
+        // Gone just now: for how long is the cache's to say.
+        None => NodeFacts {
+            gone_for: Some(Duration::ZERO),
+            ..NodeFacts::default()
+        },
+    })
 }
 
 fn of_node(node: &Node, uid: String) -> NodeFacts {
@@ -145,9 +157,16 @@ pub(crate) async fn seen(
         let uid = &holder.attachment_uid;
         let object = attachments.iter().find(|a| a.metadata.uid.as_deref() == Some(uid));
         let going = object.is_none_or(|a| a.metadata.deletion_timestamp.is_some());
-        let facts = node_facts(outside.world, outside.clock, &holder.node);
+        let agent = object.and_then(|a| a.status.as_ref()).and_then(|s| s.agent.as_ref());
+        let intent = agent.and_then(|a| a.intent.as_ref());
+        let mut facts = node_facts(outside.world, outside.clock, &holder.node);
+        // Which of two boots is the later one only a Node shows that was read after the intent.
+        if facts.gone_for.is_none() && intent.is_some_and(|i| i.boot_id != facts.boot_id) {
+            facts = live_facts(outside, &holder.node).await?;
+        }
         let pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
-        let mut is = standing(&facts, pulse, going, outside.patience.grace);
+        let replaced = replaced(intent, status.export_generation.unwrap_or(1), &facts);
+        let mut is = standing(&facts, pulse, going, replaced, outside.patience.grace);
         if is == Standing::Lost {
             if wanted.is_none() {
                 wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
@@ -156,14 +175,13 @@ pub(crate) async fn seen(
                 is = Standing::Doubtful;
             }
         }
-        let agent = object.and_then(|a| a.status.as_ref()).and_then(|s| s.agent.as_ref());
         let disconnected = agent.is_some_and(|a| is_true(&a.conditions, DISCONNECTED));
         holders.push(HolderView {
             node: holder.node.clone(),
             attachment: uid.clone(),
             role: holder.role,
             standing: is,
-            word: word(agent.and_then(|a| a.intent.as_ref()), disconnected, &facts),
+            word: word(intent, disconnected, &facts),
             // The agent does not report its users yet: until it does, a live peer always counts as in use.
             unpublished: false,
         });

@@ -39,13 +39,14 @@ pub enum Pulse {
 }
 
 /// The standing of a holder. `detach_wanted`: its attachment is going away or gone, and no VolumeAttachment wants it, read live.
+/// `replaced`: as [`replaced`] says; whoever bears the name now cannot speak for the machine that connected.
 #[must_use]
-pub fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, grace: Duration) -> Standing {
+pub fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, replaced: bool, grace: Duration) -> Standing {
     let evidence = match node.gone_for {
         Some(gone) => gone >= grace,
-        None => node.out_of_service || (!node.ready && pulse == Pulse::Stale),
+        None => node.out_of_service || replaced || (!node.ready && pulse == Pulse::Stale),
     };
-    let well = node.gone_for.is_none() && node.ready && !node.out_of_service && pulse == Pulse::Fresh;
+    let well = node.gone_for.is_none() && node.ready && !node.out_of_service && !replaced && pulse == Pulse::Fresh;
     match (detach_wanted, evidence, well) {
         (true, true, _) => Standing::Lost,
         (true, false, true) => Standing::Leaving,
@@ -54,8 +55,25 @@ pub fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, grace: Dura
     }
 }
 
+/// Whether another machine bears the node's name than the one that recorded the intent; one that was cut since does not count.
+/// The Node has to be read live where its boot ID differs.
+#[must_use]
+pub fn replaced(intent: Option<&Intent>, generation: u32, node: &NodeFacts) -> bool {
+    intent.is_some_and(|intent| {
+        intent.generation >= generation
+            && node.gone_for.is_none()
+            && !node.boot_id.is_empty()
+            && node.boot_id != intent.boot_id
+            && !same_machine(intent, node)
+    })
+}
+
+fn same_machine(intent: &Intent, node: &NodeFacts) -> bool {
+    node.system_uuid == intent.system_uuid && node.machine_id == intent.machine_id && node.uid == intent.node_uid
+}
+
 /// What a holder has said, or its reboot says for it. Boot ID alone is no proof: a replacement machine under the same name has
-/// another one too.
+/// another one too. The Node has to be read live where its boot ID differs: an older one than the intent knows an older boot.
 #[must_use]
 pub fn word(intent: Option<&Intent>, disconnected: bool, node: &NodeFacts) -> Word {
     if disconnected {
@@ -65,9 +83,7 @@ pub fn word(intent: Option<&Intent>, disconnected: bool, node: &NodeFacts) -> Wo
     let same_machine = node.gone_for.is_none()
         && !intent.system_uuid.is_empty()
         && !intent.machine_id.is_empty()
-        && node.system_uuid == intent.system_uuid
-        && node.machine_id == intent.machine_id
-        && node.uid == intent.node_uid;
+        && same_machine(intent, node);
     if same_machine && !node.boot_id.is_empty() && node.boot_id != intent.boot_id {
         Word::Rebooted
     } else {
@@ -122,9 +138,40 @@ mod tests {
             (gone(30), Stale, false, Doubtful),
         ] {
             assert_eq!(
-                standing(&facts, pulse, wanted, GRACE),
+                standing(&facts, pulse, wanted, false, GRACE),
                 want,
                 "{facts:?} {pulse:?} {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn i4_a_replacement_of_the_same_name_does_not_speak_for_the_machine_that_connected() {
+        assert_eq!(standing(&node(), Pulse::Fresh, true, true, GRACE), Standing::Lost);
+        assert_eq!(standing(&node(), Pulse::Fresh, false, true, GRACE), Standing::Doubtful);
+        let intent = |machine: &str, boot: &str| Intent {
+            boot_id: boot.into(),
+            system_uuid: "s".into(),
+            machine_id: machine.into(),
+            node_uid: "u".into(),
+            generation: 2,
+        };
+        let gone = NodeFacts {
+            gone_for: Some(Duration::ZERO),
+            ..node()
+        };
+        for (intent, generation, node, want) in [
+            (None, 2, node(), false),
+            (Some(intent("other", "b1")), 2, node(), true),
+            (Some(intent("other", "b1")), 3, node(), false), // cut since
+            (Some(intent("m", "b1")), 2, node(), false),     // rebooted
+            (Some(intent("m", "b2")), 2, node(), false),
+            (Some(intent("other", "b1")), 2, gone, false), // there is none that could speak
+        ] {
+            assert_eq!(
+                replaced(intent.as_ref(), generation, &node),
+                want,
+                "{intent:?} {generation} {node:?}"
             );
         }
     }
