@@ -178,6 +178,19 @@ pub enum AccessMode {
     ReadWriteMany,
 }
 
+impl AccessMode {
+    /// Whether a volume that was made for these modes can be used in this one: the one rule for ValidateVolumeCapabilities and
+    /// for admission. A pod alone on a node is a node alone, and who only reads fits every volume.
+    #[must_use]
+    pub fn served_by(self, made_for: &[Self]) -> bool {
+        match self {
+            Self::ReadOnlyMany => true,
+            Self::ReadWriteOncePod => made_for.contains(&self) || made_for.contains(&Self::ReadWriteOnce),
+            Self::ReadWriteOnce | Self::ReadWriteMany => made_for.contains(&self),
+        }
+    }
+}
+
 /// Filesystems that a node can make.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use kube::Client;
 use rds_operator::config::Config;
-use rds_operator::csi::{ATTACH, Csi, Settings, socket};
+use rds_operator::csi::{Csi, Settings, socket};
 use rds_operator::health::{self, Health};
 use rds_operator::leader::{self, Setup};
 use rds_operator::routeros::RouterosMetrics;
@@ -101,7 +101,6 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let settings = Settings {
         driver_name: config.driver_name.clone(),
         call_timeout: config.call_timeout,
-        attach: ATTACH,
     };
     let (services, stop) = (Csi::new(world.clone(), settings, telemetry.clone()), csi.stop());
     csi.spawn("CSI server", async move { Ok(services.serve(listener, stop).await?) });

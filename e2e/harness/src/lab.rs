@@ -17,9 +17,6 @@ pub const SIDECARS: [&str; 3] = ["csi-provisioner", "csi-resizer", "csi-attacher
 /// What ships.
 pub const SHIPPED: &str = "config/default";
 
-/// What ships, with csi-attacher in any case.
-pub const ATTACHING: &str = "e2e/harness/attacher";
-
 /// The namespace of the shipped manifests.
 pub const NAMESPACE: &str = "rds-csi";
 
@@ -39,8 +36,6 @@ pub struct Options {
     pub audit: bool,
     /// Whether each step of the start is printed.
     pub progress: bool,
-    /// The kustomization that is applied.
-    pub kustomization: &'static str,
 }
 
 impl Default for Options {
@@ -51,7 +46,6 @@ impl Default for Options {
             env: Vec::new(),
             progress: false,
             audit: false,
-            kustomization: SHIPPED,
         }
     }
 }
@@ -78,11 +72,8 @@ impl Lab {
         };
         let cluster = Cluster::start_with(name, options.audit).await?;
         say("etcd, kube-apiserver, kube-controller-manager are ready");
-        let manifests = install_from(cluster.kubectl(), options.kustomization).await?;
-        say(&format!(
-            "kubectl apply -k {}: accepted and served",
-            options.kustomization
-        ));
+        let manifests = install(cluster.kubectl()).await?;
+        say(&format!("kubectl apply -k {SHIPPED}: accepted and served"));
         node(cluster.kubectl(), "node-1").await?;
         let short = tempfile::Builder::new().prefix("rds-").tempdir()?;
         let mut lab = Self {
@@ -135,16 +126,11 @@ impl Lab {
 
 /// Applies what ships and waits until the API serves our kinds.
 pub async fn install(kubectl: &Kubectl) -> Result<Manifests> {
-    install_from(kubectl, SHIPPED).await
-}
-
-/// Applies a kustomization that holds what ships.
-pub async fn install_from(kubectl: &Kubectl, kustomization: &str) -> Result<Manifests> {
-    let manifests = Manifests::render(kubectl, kustomization).await?;
+    let manifests = Manifests::render(kubectl, SHIPPED).await?;
     // Objects of our own kinds may be part of it, and a CRD takes a moment to be served.
-    let what = format!("{kustomization} to be accepted");
+    let what = format!("{SHIPPED} to be accepted");
     wait_until(&what, Duration::from_secs(20), async || {
-        kubectl.run(&["apply", "-k", kustomization]).await
+        kubectl.run(&["apply", "-k", SHIPPED]).await
     })
     .await?;
     // Established comes before discovery knows it, and kubectl remembers what discovery said.

@@ -1,15 +1,11 @@
 //! Pods on nodes without machines: the attach-detach controller of kube-controller-manager and the real csi-attacher drive the
 //! attachments.
-//!
-//! Where this version does not attach ([`ATTACH`]) each test sees that it says so.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use csi_proto::csi::v1::controller_client::ControllerClient;
-use csi_proto::csi::v1::{ControllerPublishVolumeRequest, ControllerUnpublishVolumeRequest};
 use e2e::appliance::Appliance;
-use e2e::lab::{ATTACHING, Options};
+use e2e::lab::Options;
 use e2e::machine::Machine;
 use e2e::{Lab, wait_until};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
@@ -17,62 +13,26 @@ use kube::{Api, ResourceExt};
 use rds_crds::RdsAttachment;
 use rds_crds::condition::find_condition;
 use rds_crds::identity::attachment_name;
-use rds_operator::csi::ATTACH;
 use routeros_sim::Knobs;
 use serde_json::json;
 use tokio::sync::OnceCell;
-use tonic::Code;
 
 /// A node that is lost needs its grace period, kube-controller-manager and csi-attacher their own pace.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-static LAB: OnceCell<Option<Lab>> = OnceCell::const_new();
+static LAB: OnceCell<Lab> = OnceCell::const_new();
 
-/// The lab, where this version attaches.
-async fn lab() -> Result<Option<&'static Lab>> {
-    let lab = LAB.get_or_try_init(|| async {
+async fn lab() -> Result<&'static Lab> {
+    LAB.get_or_try_init(|| async {
         let env = [("ATTACHMENT_GRACE_PERIOD", "10s"), ("AGENT_LEASE_PERIOD", "15s")];
         let options = Options {
-            replicas: if ATTACH { 2 } else { 1 },
-            // Without the capability csi-attacher would say yes to everything, unasked.
-            kustomization: if ATTACH { ATTACHING } else { e2e::lab::SHIPPED },
+            replicas: 2,
             env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             ..Options::default()
         };
-        let lab = Lab::start("attach", &options).await?;
-        if ATTACH {
-            return Ok(Some(lab));
-        }
-        unimplemented(&lab).await?;
-        anyhow::Ok(None)
-    });
-    Ok(lab.await?.as_ref())
-}
-
-async fn unimplemented(lab: &Lab) -> Result<()> {
-    let socket = lab.replicas[0].socket.clone();
-    let connect = tower::service_fn(move |_: tonic::transport::Uri| {
-        let socket = socket.clone();
-        async move {
-            let stream = tokio::net::UnixStream::connect(socket).await?;
-            std::io::Result::Ok(hyper_util::rt::TokioIo::new(stream))
-        }
-    });
-    let channel = tonic::transport::Endpoint::from_static("http://csi")
-        .connect_with_connector(connect)
-        .await?;
-    let mut controller = ControllerClient::new(channel);
-    let attach = controller
-        .controller_publish_volume(ControllerPublishVolumeRequest::default())
-        .await;
-    let detach = controller
-        .controller_unpublish_volume(ControllerUnpublishVolumeRequest::default())
-        .await;
-    for refused in [attach.err(), detach.err()] {
-        let refused = refused.context("it attaches, though it does not say so")?;
-        ensure!(refused.code() == Code::Unimplemented, "{refused}");
-    }
-    Ok(())
+        Lab::start("attach", &options).await
+    })
+    .await
 }
 
 /// One claim on an appliance of its own, and pods that use it.
@@ -221,7 +181,7 @@ impl Scene {
 #[test]
 fn r48_a_pod_moves_and_nobody_enters_before_its_node_let_go() -> Result<()> {
     e2e::run(async {
-        let Some(lab) = lab().await? else { return Ok(()) };
+        let lab = lab().await?;
         let one = Machine::boot(lab, "mover-1").await?;
         let two = Machine::boot(lab, "mover-2").await?;
         let scene = Scene::set(lab, "mover").await?;
@@ -313,7 +273,7 @@ fn r48_a_pod_moves_and_nobody_enters_before_its_node_let_go() -> Result<()> {
 #[test]
 fn r53_b21_a_node_that_was_deleted_is_cut_before_another_gets_the_volume() -> Result<()> {
     e2e::run(async {
-        let Some(lab) = lab().await? else { return Ok(()) };
+        let lab = lab().await?;
         let one = Machine::boot(lab, "gone-1").await?;
         let two = Machine::boot(lab, "gone-2").await?;
         let scene = Scene::set(lab, "gone").await?;
@@ -334,7 +294,7 @@ fn r53_b21_a_node_that_was_deleted_is_cut_before_another_gets_the_volume() -> Re
 #[test]
 fn a_node_that_is_out_of_service_is_cut_before_another_gets_the_volume() -> Result<()> {
     e2e::run(async {
-        let Some(lab) = lab().await? else { return Ok(()) };
+        let lab = lab().await?;
         let one = Machine::boot(lab, "off-1").await?;
         let two = Machine::boot(lab, "off-2").await?;
         let scene = Scene::set(lab, "off").await?;

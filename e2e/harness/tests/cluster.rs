@@ -44,7 +44,6 @@ fn the_shipped_sidecars_run_with_the_shipped_flags_and_rights() -> Result<()> {
             "sidecars",
             &Options {
                 replicas: 0,
-                kustomization: e2e::lab::ATTACHING,
                 ..Options::default()
             },
         )

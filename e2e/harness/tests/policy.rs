@@ -344,8 +344,6 @@ fn i16_the_controller_has_the_rights_it_needs_and_no_more() -> Result<()> {
         let kubectl = cluster().await?.kubectl();
         let own = ["-n", "rds-csi"];
         let other = ["-n", "default"];
-        // Rights of csi-attacher, which comes with the operator that attaches.
-        let attacher = if rds_operator::csi::ATTACH { "yes" } else { "no" };
         for (may, what, namespace) in [
             ("yes", "patch rdsvolumes.rds.csi.srvlab.io/status", own),
             ("yes", "update rdsvolumes.rds.csi.srvlab.io/status", own),
@@ -370,8 +368,8 @@ fn i16_the_controller_has_the_rights_it_needs_and_no_more() -> Result<()> {
             ("no", "deletecollection rdsvolumes.rds.csi.srvlab.io", own),
             ("no", "patch nodes", own),
             ("no", "delete nodes", own),
-            (attacher, "patch volumeattachments.storage.k8s.io", own),
-            (attacher, "patch volumeattachments.storage.k8s.io/status", own),
+            ("yes", "patch volumeattachments.storage.k8s.io", own),
+            ("yes", "patch volumeattachments.storage.k8s.io/status", own),
             ("no", "delete volumeattachments.storage.k8s.io", own),
             ("no", "list pods", own),
             ("no", "get pods", other),

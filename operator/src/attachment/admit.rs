@@ -70,8 +70,7 @@ fn fits(ask: &Ask, volume: &VolumeView) -> Result<(), String> {
             "volume {name} has a filesystem: ReadWriteMany would destroy it, use volumeMode: Block"
         ));
     }
-    let reads = ask.read_only || ask.mode == AccessMode::ReadOnlyMany;
-    if volume.access_modes.contains(&ask.mode) || (reads && ask.mode != AccessMode::ReadWriteMany) {
+    if ask.mode.served_by(&volume.access_modes) {
         return Ok(());
     }
     let modes: Vec<String> = volume.access_modes.iter().map(|m| format!("{m:?}")).collect();

@@ -103,6 +103,26 @@ fn b16_the_recorded_mode_counts_and_not_the_request() {
 }
 
 #[test]
+fn a_pod_alone_fits_a_volume_for_one_node_and_a_reader_fits_any() {
+    use AccessMode::{ReadOnlyMany, ReadWriteMany, ReadWriteOnce, ReadWriteOncePod};
+    for (made_for, asked, fits) in [
+        (ReadWriteOnce, ReadWriteOncePod, true),
+        (ReadWriteOnce, ReadOnlyMany, true),
+        (ReadWriteOncePod, ReadWriteOncePod, true),
+        (ReadWriteOncePod, ReadWriteOnce, false),
+        (ReadOnlyMany, ReadWriteOnce, false),
+        (ReadWriteOnce, ReadWriteMany, false),
+    ] {
+        let verdict = admit(&ask("n1", asked), &volume(true, &[made_for]), at(0));
+        assert_eq!(
+            matches!(verdict, Verdict::Admit { .. }),
+            fits,
+            "{made_for:?} {asked:?}: {verdict:?}"
+        );
+    }
+}
+
+#[test]
 fn i3_a_migration_begins_only_beside_a_holder_that_is_alive() {
     for (standing, want) in [
         (Standing::Leaving, Refusal::Handoff),

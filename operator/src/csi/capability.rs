@@ -119,12 +119,8 @@ impl Capabilities {
                 self.mode
             ));
         }
-        let has = |mode: &AccessMode| {
-            // A pod alone on a node is a node alone.
-            spec.access_modes.contains(mode)
-                || (*mode == AccessMode::ReadWriteOncePod && spec.access_modes.contains(&AccessMode::ReadWriteOnce))
-        };
-        if let Some(missing) = self.access.iter().find(|mode| !has(mode)) {
+        // The same rule by which the operator admits.
+        if let Some(missing) = self.access.iter().find(|mode| !mode.served_by(&spec.access_modes)) {
             return Some(format!(
                 "the volume has access modes {:?}, not {missing:?}: ask for one of them",
                 spec.access_modes
@@ -302,11 +298,14 @@ mod tests {
                 .unwrap()
                 .contains("volumeMode Filesystem")
         );
-        assert!(
-            asks(&[mount(Mode::MultiNodeReaderOnly, "", &[])])
-                .unwrap()
-                .contains("ReadOnlyMany")
-        );
+        // Whoever only reads fits every volume.
+        assert_eq!(asks(&[mount(Mode::MultiNodeReaderOnly, "", &[])]), None);
+        let pod: RdsVolumeSpec = serde_json::from_value(serde_json::json!({
+            "server": "default", "capacity": "1Gi", "accessModes": ["ReadWriteOncePod"],
+        }))
+        .unwrap();
+        let wider = Capabilities::parse(&[mount(Mode::SingleNodeWriter, "", &[])]).unwrap();
+        assert!(wider.unsupported_by(&pod).unwrap().contains("ReadWriteOnce"));
         assert!(
             asks(&[mount(Mode::SingleNodeWriter, "ext4", &[])])
                 .unwrap()

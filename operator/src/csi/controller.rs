@@ -10,28 +10,17 @@ use super::call::deadline;
 use super::failure::Failure;
 use super::meter::Meter;
 
-/// What to do where volumes are not attached.
-const NO_ATTACHER: &str = "it advertises no PUBLISH_UNPUBLISH_VOLUME, so run it without the attacher";
-
 /// What the Controller advertises (B61: each works, and nothing else is served).
-pub(super) fn features(attach: bool) -> Vec<Feature> {
-    let always = [
-        Feature::CreateDeleteVolume,
-        Feature::ExpandVolume,
-        Feature::ListVolumes,
-        Feature::GetCapacity,
-        Feature::SingleNodeMultiWriter,
-    ];
-    let attaching = [
-        Feature::PublishUnpublishVolume,
-        Feature::PublishReadonly,
-        Feature::ListVolumesPublishedNodes,
-    ];
-    always
-        .into_iter()
-        .chain(attaching.into_iter().filter(|_| attach))
-        .collect()
-}
+pub(super) const FEATURES: [Feature; 8] = [
+    Feature::CreateDeleteVolume,
+    Feature::ExpandVolume,
+    Feature::ListVolumes,
+    Feature::GetCapacity,
+    Feature::SingleNodeMultiWriter,
+    Feature::PublishUnpublishVolume,
+    Feature::PublishReadonly,
+    Feature::ListVolumesPublishedNodes,
+];
 
 fn not_served<T>(what: &str, how: &str) -> Result<Response<T>, Status> {
     Err(Failure::NotServed(format!("this version does not {what}: {how}")).into())
@@ -94,7 +83,7 @@ impl Controller for Csi {
             r#type: Some(Type::Rpc(Rpc { r#type: feature.into() })),
         };
         Ok(Response::new(csi::ControllerGetCapabilitiesResponse {
-            capabilities: features(self.settings.attach).into_iter().map(capability).collect(),
+            capabilities: FEATURES.into_iter().map(capability).collect(),
         }))
     }
 
@@ -102,9 +91,6 @@ impl Controller for Csi {
         &self,
         request: Request<csi::ControllerPublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
-        if !self.settings.attach {
-            return not_served("attach volumes", NO_ATTACHER);
-        }
         let deadline = deadline(request.metadata(), self.settings.call_timeout);
         let meter = Meter::start(&self.telemetry);
         let done = match request.into_inner().try_into() {
@@ -120,9 +106,6 @@ impl Controller for Csi {
         &self,
         request: Request<csi::ControllerUnpublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
-        if !self.settings.attach {
-            return not_served("detach volumes", NO_ATTACHER);
-        }
         let deadline = deadline(request.metadata(), self.settings.call_timeout);
         let meter = Meter::start(&self.telemetry);
         let request = request.into_inner();

@@ -234,7 +234,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fence_is_waited_for_ten_seconds_and_a_node_until_the_deadline() {
-        let bench = Bench::attaching(Some).await;
+        let bench = Bench::with_nodes(Some).await;
         let attachment = json!({
             "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsAttachment", "metadata": {"name": "a", "uid": "u"},
             "spec": {"volume": "pvc-1", "node": "n1", "accessMode": "ReadWriteOnce"},
@@ -243,7 +243,6 @@ mod tests {
         let settings = Settings {
             driver_name: String::new(),
             call_timeout: Duration::ZERO,
-            attach: true,
         };
         let csi = Csi::new(bench.world.clone(), settings, bench.telemetry.clone());
         let took = async || {

@@ -41,9 +41,6 @@ use self::failure::Failure;
 use crate::telemetry::Telemetry;
 use crate::world::{WaitEnded, World};
 
-/// Whether the driver attaches: publish and unpublish are advertised and served, and csi-attacher runs beside it.
-pub const ATTACH: bool = false;
-
 /// How long until a cache that lags behind a fresh read is asked again.
 const LAG: Duration = Duration::from_millis(100);
 
@@ -57,8 +54,6 @@ pub struct Settings {
     pub driver_name: String,
     /// How long a call without a deadline may wait.
     pub call_timeout: Duration,
-    /// Whether volumes are attached: [`ATTACH`], but in tests.
-    pub attach: bool,
 }
 
 /// The services; clones share everything.

@@ -77,7 +77,7 @@ impl Csi {
             .map(|v| v.metadata.name.as_deref().unwrap_or_default())
             .collect();
         let (range, next_token) = page(&names, request.max_entries, &request.starting_token)?;
-        let nodes = self.settings.attach.then(|| self.nodes_by_volume());
+        let nodes = self.nodes_by_volume();
         let entries = volumes[range].iter().map(|volume| {
             let server = self.world.servers.get(&volume.spec.server);
             let topology = server
@@ -86,7 +86,7 @@ impl Csi {
                 .unwrap_or_default();
             csi::list_volumes_response::Entry {
                 volume: Some(context::volume(volume, server.as_deref(), topology)),
-                status: nodes.as_ref().map(|nodes| csi::list_volumes_response::VolumeStatus {
+                status: Some(csi::list_volumes_response::VolumeStatus {
                     published_node_ids: published(
                         volume,
                         nodes.get(volume.metadata.name.as_deref().unwrap_or_default()),

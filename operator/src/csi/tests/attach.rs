@@ -10,7 +10,6 @@ use tonic::Code;
 
 use super::fake::Bench;
 use super::{PVC, block, code, condition, mount, within};
-use crate::csi::controller::features;
 
 fn publish(node: &str) -> csi::ControllerPublishVolumeRequest {
     csi::ControllerPublishVolumeRequest {
@@ -73,7 +72,7 @@ fn denies(reason: &'static str) -> impl Fn(Value) -> Option<Value> {
 }
 
 async fn bench(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Bench {
-    let bench = Bench::attaching(reconciler).await;
+    let bench = Bench::with_nodes(reconciler).await;
     bench.put(volume(json!({"capacity": "1Gi"})));
     bench
 }
@@ -355,32 +354,13 @@ async fn b27_an_empty_node_means_every_node() {
 
 #[tokio::test]
 async fn b18_nothing_is_attached_before_the_caches_are_filled() {
-    let mut bench = Bench::with(admits, true).await;
+    let mut bench = Bench::cold(admits).await;
     code(
         bench.controller.controller_publish_volume(publish("n1")).await,
         Code::Unavailable,
         "not filled yet",
     );
     assert!(bench.calls().is_empty());
-}
-
-#[tokio::test]
-async fn without_the_switch_nothing_is_attached_and_nothing_advertised() {
-    let mut bench = Bench::new(admits).await;
-    let c = &mut bench.controller;
-    code(
-        c.controller_publish_volume(publish("n1")).await,
-        Code::Unimplemented,
-        "without the attacher",
-    );
-    code(
-        c.controller_unpublish_volume(unpublish("n1")).await,
-        Code::Unimplemented,
-        "without the attacher",
-    );
-    let (off, on) = (features(false), features(true));
-    assert_eq!((off.len(), on.len()), (5, 8));
-    assert!(on.starts_with(&off));
 }
 
 #[tokio::test]

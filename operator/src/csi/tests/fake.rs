@@ -100,27 +100,17 @@ impl Bench {
         bench
     }
 
-    /// With caches that were never filled.
-    pub(in crate::csi) async fn cold(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
-        Self::with(reconciler, false).await
-    }
-
-    /// With filled caches, one server `default`, nodes `n1` and `n2`, and the driver attaches.
-    pub(in crate::csi) async fn attaching(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
-        let bench = Self::with(reconciler, true).await;
-        bench.fill();
-        bench.server(json!({"available": "10Ti"}));
+    /// The same, and nodes `n1` and `n2`.
+    pub(in crate::csi) async fn with_nodes(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
+        let bench = Self::new(reconciler).await;
         for name in ["n1", "n2"] {
             bench.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "uid": name}}));
         }
         bench
     }
 
-    /// With caches that were never filled, attaching or not.
-    pub(in crate::csi) async fn with(
-        reconciler: impl Fn(Value) -> Option<Value> + Send + 'static,
-        attach: bool,
-    ) -> Self {
+    /// With caches that were never filled.
+    pub(in crate::csi) async fn cold(reconciler: impl Fn(Value) -> Option<Value> + Send + 'static) -> Self {
         let (volumes, volume_feed) = Watched::new("RdsVolume");
         let (attachments, attachment_feed) = Watched::new("RdsAttachment");
         let (nodes, node_feed) = Watched::new("Node");
@@ -167,7 +157,6 @@ impl Bench {
         let settings = Settings {
             driver_name: "rds.csi.srvlab.io".into(),
             call_timeout: Duration::from_secs(20),
-            attach,
         };
         let (telemetry, stop) = (Telemetry::new().unwrap(), CancellationToken::new());
         let services = Csi::new(world.clone(), settings, telemetry.clone());

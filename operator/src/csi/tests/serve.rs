@@ -145,17 +145,14 @@ async fn b61_what_is_advertised_works_and_the_rest_says_that_it_does_not() {
         .collect();
     assert_eq!(
         features,
-        crate::csi::controller::features(false)
-            .into_iter()
-            .map(|f| f as i32)
-            .collect()
+        crate::csi::controller::FEATURES.into_iter().map(|f| f as i32).collect()
     );
     let c = &mut bench.controller;
     code(
         c.controller_publish_volume(csi::ControllerPublishVolumeRequest::default())
             .await,
-        Code::Unimplemented,
-        "attach",
+        Code::InvalidArgument,
+        "volume_id is empty",
     );
     code(
         c.create_snapshot(csi::CreateSnapshotRequest::default()).await,
