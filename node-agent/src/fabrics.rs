@@ -53,6 +53,15 @@ pub struct Session {
     pub state: String,
 }
 
+/// A connection that the kernel has, with or without its disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Live, with a disk of that name that can be read.
+    Ready(String),
+    /// There, and still without what is said here: a normal answer.
+    Pending(String),
+}
+
 /// Why a connect failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
@@ -96,7 +105,7 @@ pub trait Fabrics: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When there is no session afterwards.
-    fn connect(&self, to: &Target) -> Result<(), ConnectError>;
+    fn connect(&self, to: &Target) -> Result<Link, ConnectError>;
 
     /// Deletes every controller of that NQN; none is success. The caller holds one of the keys.
     ///
@@ -121,7 +130,7 @@ pub struct Absent;
 const ABSENT: &str = "this version of the agent cannot use NVMe over fabrics";
 
 impl Fabrics for Absent {
-    fn connect(&self, to: &Target) -> Result<(), ConnectError> {
+    fn connect(&self, to: &Target) -> Result<Link, ConnectError> {
         Err(ConnectError::Other(to.nqn.clone(), ABSENT.to_owned()))
     }
 

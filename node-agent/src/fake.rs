@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::attachment::model::Use;
-use crate::fabrics::{ConnectError, Fabrics, FabricsError, Session, Target};
+use crate::fabrics::{ConnectError, Fabrics, FabricsError, Link, Session, Target};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -74,14 +74,14 @@ impl Simulated {
 }
 
 impl Fabrics for Simulated {
-    fn connect(&self, to: &Target) -> Result<(), ConnectError> {
+    fn connect(&self, to: &Target) -> Result<Link, ConnectError> {
         let place = format!("{}:{}", to.address, to.port);
         let body = json!({"nqn": to.nqn, "host": self.host}).to_string();
         let (status, body) = self
             .ask("POST", "/sessions", &body)
             .map_err(|e| ConnectError::Unreachable(place.clone(), e.to_string()))?;
         if matches!(status, 200 | 201) {
-            return Ok(());
+            return Ok(Link::Ready("simulated".to_owned()));
         }
         let said: Value = serde_json::from_str(&body).unwrap_or_default();
         match said["refused"].as_str() {

@@ -14,6 +14,7 @@ pub mod host;
 pub mod lease;
 pub mod lock;
 pub mod nqn;
+pub mod nvme;
 pub mod run;
 
 /// An error with its sources, in one line.

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::act::{Agent, LONGEST_WAIT, Memory, lock};
 use super::decide::Key;
 use super::model::{Failure, Grant, Reason, SessionSeen, Sessions, Use};
-use crate::fabrics::{Options, Session, Target};
+use crate::fabrics::{Link, Options, Session, Target};
 use crate::{crash, nqn};
 
 /// How long the host may take to list its sessions and their use.
@@ -71,9 +71,12 @@ impl Agent {
             fabrics.connect(&target)
         });
         match done.await {
-            Ok(Ok(())) => {
+            Ok(Ok(link)) => {
                 crash::after("connect");
-                info!(attachment = name, nqn, "connected");
+                match link {
+                    Link::Ready(device) => info!(attachment = name, nqn, device, "connected"),
+                    Link::Pending(waits) => warn!(attachment = name, nqn, waits, "connected, and not ready"),
+                }
                 self.went(name, None);
             }
             Ok(Err(e)) => {

@@ -1,0 +1,131 @@
+use super::tree::Tree;
+use super::*;
+
+const PREFIX: &str = "nqn.2000-02.com.mikrotik:pvc-";
+const NQN: &str = "nqn.2000-02.com.mikrotik:pvc-1";
+const FOREIGN: &str = "nqn.2026-01.org.example:nixos-root";
+const CONTROLLER: &str = "sys/devices/virtual/nvme-fabrics/ctl/nvme0";
+
+fn kernel(tree: &Tree) -> Kernel {
+    let identity = Identity {
+        machine_id: "m".into(),
+        host_nqn: "nqn.2014-08.org.nvmexpress:uuid:1".into(),
+        host_id: "1".into(),
+    };
+    Kernel::new(tree.root(), PREFIX, identity)
+}
+
+fn target(nqn: &str) -> Target {
+    Target {
+        nqn: nqn.into(),
+        address: "10.9.0.2".into(),
+        port: 4420,
+        options: Options::default(),
+    }
+}
+
+#[test]
+fn sessions_are_those_of_fabrics_ours_and_others() {
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "connecting");
+    tree.multipath(1, FOREIGN, "live");
+    let local = tree.controller("nvme2", "nqn.2014.08.org.nvmexpress:local disk", "live");
+    tree.put(&format!("{local}/transport"), "pcie\n");
+    let all = kernel(&tree).sessions().unwrap();
+    let all: Vec<(&str, &str)> = all.iter().map(|s| (s.nqn.as_str(), s.state.as_str())).collect();
+    assert_eq!(all, [(NQN, "connecting"), (FOREIGN, "live")]);
+}
+
+#[test]
+fn i6_r12_nothing_outside_of_the_prefix_is_ever_written_to() {
+    let tree = Tree::new();
+    tree.multipath(0, FOREIGN, "live");
+    let kernel = kernel(&tree);
+    for (what, refused) in [
+        ("disconnect", kernel.disconnect(FOREIGN).unwrap_err().0),
+        ("rescan", kernel.rescan(FOREIGN).unwrap_err().0),
+        (
+            "set_timeouts",
+            kernel.set_timeouts(FOREIGN, &Options::default()).unwrap_err().0,
+        ),
+        ("connect", kernel.connect(&target(FOREIGN)).unwrap_err().to_string()),
+    ] {
+        assert!(
+            refused.contains(&format!("does not begin with {PREFIX}")),
+            "{what}: {refused}"
+        );
+    }
+    assert_eq!(tree.get(&format!("{CONTROLLER}/delete_controller")), "\n");
+    assert_eq!(tree.get(&format!("{CONTROLLER}/rescan_controller")), "\n");
+    assert_eq!(tree.get(&format!("{CONTROLLER}/ctrl_loss_tmo")), "600\n");
+}
+
+#[test]
+fn disconnect_without_a_controller_is_done() {
+    let tree = Tree::new();
+    assert_eq!(kernel(&tree).disconnect(NQN), Ok(()));
+    tree.multipath(1, FOREIGN, "live");
+    assert_eq!(kernel(&tree).disconnect(NQN), Ok(()));
+}
+
+#[test]
+fn what_is_ours_by_name_and_not_by_transport_is_left_alone() {
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "live");
+    tree.put(&format!("{CONTROLLER}/transport"), "rdma\n");
+    assert!(kernel(&tree).disconnect(NQN).unwrap_err().0.contains("rdma"));
+    assert_eq!(tree.get(&format!("{CONTROLLER}/delete_controller")), "\n");
+}
+
+#[test]
+fn times_are_changed_where_they_differ() {
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "live");
+    let kernel = kernel(&tree);
+    let wanted = Options::default();
+    let changed = kernel.set_timeouts(NQN, &wanted).unwrap();
+    assert_eq!(
+        changed,
+        ["nvme0: ctrl_loss_tmo 600 -> -1", "nvme0: reconnect_delay 10 -> 5"]
+    );
+    tree.put(&format!("{CONTROLLER}/ctrl_loss_tmo"), "off\n");
+    tree.put(&format!("{CONTROLLER}/reconnect_delay"), "5\n");
+    assert!(
+        kernel.set_timeouts(NQN, &wanted).unwrap().is_empty(),
+        "never is written off"
+    );
+}
+
+#[test]
+fn a_connection_that_is_being_deleted_is_waited_for() {
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "deleting (no IO)");
+    tree.link(
+        "proc/1/ns/net",
+        std::fs::read_link("/proc/self/ns/net").unwrap().to_str().unwrap(),
+    );
+    let said = kernel(&tree).connect(&target(NQN)).unwrap_err().to_string();
+    assert!(said.contains("still being deleted"), "{said}");
+}
+
+#[test]
+fn another_network_than_the_hosts_is_refused() {
+    let tree = Tree::new();
+    tree.link("proc/1/ns/net", "net:[1]");
+    let said = kernel(&tree).connect(&target(NQN)).unwrap_err().to_string();
+    assert!(said.contains("hostNetwork"), "{said}");
+}
+
+#[test]
+fn without_the_module_it_says_what_to_do() {
+    let tree = Tree::new();
+    tree.link(
+        "proc/1/ns/net",
+        std::fs::read_link("/proc/self/ns/net").unwrap().to_str().unwrap(),
+    );
+    let said = kernel(&tree).connect(&target(NQN)).unwrap_err().to_string();
+    assert!(
+        said.contains("dev/nvme-fabrics") && said.contains("modprobe nvme-tcp"),
+        "{said}"
+    );
+}
