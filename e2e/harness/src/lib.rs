@@ -18,6 +18,7 @@ pub mod process;
 pub mod replica;
 pub mod supervisor;
 pub mod tools;
+pub mod vm;
 pub mod wait;
 
 use std::future::Future;

@@ -21,6 +21,11 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// The folder of what `build.sh` made.
+    pub fn folder(&self) -> &Path {
+        &self.built
+    }
+
     /// The path of a program. `KUBEBUILDER_ASSETS` goes first for etcd, kube-apiserver and kubectl.
     pub fn path(&self, name: &str) -> PathBuf {
         let own = self

@@ -4,6 +4,7 @@ use crate::faults::{Fault, FaultKind, Faults};
 use crate::interp::{Console, Outcome, Overrides, run_line};
 use crate::knobs::Knobs;
 use crate::log::Log;
+use crate::nvmet::{Projector, Wanted};
 use crate::state::State;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,11 +64,17 @@ pub struct Appliance {
     pub(crate) reboot: Notify,
     /// Whether knob `down` is set.
     pub(crate) down: watch::Sender<bool>,
+    projector: Option<Projector>,
 }
 
 impl Appliance {
     /// An appliance in that state.
     pub fn new(state: State, knobs: Knobs, log: Log) -> Self {
+        Self::with(state, knobs, log, None)
+    }
+
+    /// The same with real exports.
+    pub(crate) fn with(state: State, knobs: Knobs, log: Log, projector: Option<Projector>) -> Self {
         let (down, _) = watch::channel(knobs.down);
         Self {
             state: Mutex::new(state),
@@ -78,6 +85,7 @@ impl Appliance {
             changed: Notify::new(),
             reboot: Notify::new(),
             down,
+            projector,
         }
     }
 
@@ -135,6 +143,26 @@ impl Appliance {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
+    /// Whether exports are real.
+    pub(crate) fn is_real(&self) -> bool {
+        self.projector.is_some()
+    }
+
+    /// Makes real exports follow the state, and returns when they do.
+    pub(crate) fn project(&self, state: &State, knobs: &Knobs) {
+        if let Some(projector) = &self.projector {
+            projector.project(Wanted::of(state, knobs));
+        }
+    }
+
+    /// The same with the state as it is now.
+    pub(crate) fn project_now(&self) {
+        if self.is_real() {
+            let knobs = self.knobs();
+            self.project(&self.state(), &knobs);
+        }
+    }
+
     /// Says that the state changed.
     pub(crate) fn touch(&self) {
         self.changed.notify_one();
@@ -156,6 +184,7 @@ impl Appliance {
         state.ports_from = Some(ports_from);
         state.exports_from = Some(ports_from + Duration::from_millis(knobs.exports_after_ms));
         state.cut_all_sessions(&knobs);
+        self.project(&state, &knobs);
     }
 
     /// Runs a line and gives what it prints. Blocks during `:delay`.

@@ -268,7 +268,19 @@ impl Interp<'_> {
     fn settle(&mut self, id: u32) {
         let knobs = self.knobs.clone();
         self.state().settle(id, &knobs);
-        self.appliance.touch();
+        let appliance = self.appliance;
+        appliance.project(self.state(), &knobs);
+        appliance.touch();
+    }
+
+    /// Real exports hold data, and copying it is not built: better no copy than one without the data.
+    pub(crate) fn no_copies_of_data(&self) -> Run<()> {
+        if self.appliance.is_real() {
+            return Err(Fail::refused(
+                "failure: copies are not supported while exports are real",
+            ));
+        }
+        Ok(())
     }
 
     fn each(&mut self, args: Args<'_>, f: impl Fn(&mut Disk)) -> Run<Value> {
@@ -340,6 +352,7 @@ impl Interp<'_> {
     /// A raw copy between two rows: the data of the destination becomes that of the source.
     pub(crate) fn disk_copy(&mut self, args: Args<'_>) -> Run<Value> {
         let missing = || Fail::refused("missing value(s) of argument(s) src, dst");
+        self.no_copies_of_data()?;
         let src = self.text_of(args, usize::MAX, "src")?.ok_or_else(missing)?;
         let dst = self.text_of(args, usize::MAX, "dst")?.ok_or_else(missing)?;
         let state = self.state();

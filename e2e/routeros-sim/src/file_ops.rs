@@ -120,6 +120,7 @@ impl Interp<'_> {
             return Err(Fail::no_such_item());
         };
         let from = self.state().files.by_id(*id).cloned().ok_or_else(Fail::no_such_item)?;
+        self.no_copies_of_data()?;
         let name = self.new_name(args)?;
         let mut all = vec![(from.clone(), name.clone())];
         for below in self.state().files.below(&from.name) {

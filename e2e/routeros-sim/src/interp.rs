@@ -101,7 +101,13 @@ pub(crate) fn run_line(
         scopes: vec![HashMap::new()],
         steps: 0,
     };
-    match interp.statements(&program) {
+    let done = interp.statements(&program);
+    if appliance.is_real() {
+        // Rows are followed as they change; this is for the files that no row names any more.
+        let knobs = appliance.knobs();
+        appliance.project(interp.state(), &knobs);
+    }
+    match done {
         Ok(_) | Err(Fail::Return(_)) => Outcome {
             output: interp.out,
             failed: false,

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
-use routeros_sim::{Account, Config, HostKey, Knobs, Simulator, Version, generate_key};
-use std::net::SocketAddr;
+use routeros_sim::{Account, Config, HostKey, Knobs, Nvmet, Simulator, Version, generate_key};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -67,6 +67,16 @@ struct Options {
     /// File that gets every command as a line of JSON.
     #[arg(long)]
     log: Option<PathBuf>,
+    /// Makes exports real: the NVMe/TCP target of this kernel serves them at this address, each at the port of its row. As root,
+    /// on a machine that is there for it.
+    #[arg(long, value_name = "ADDRESS")]
+    nvmet: Option<IpAddr>,
+    /// Folder of the images behind real exports.
+    #[arg(long, default_value = "/var/tmp/routeros-sim", requires = "nvmet")]
+    images: PathBuf,
+    /// Network namespace in which real exports are served.
+    #[arg(long, requires = "nvmet")]
+    netns: Option<PathBuf>,
 }
 
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -148,6 +158,11 @@ async fn main() -> anyhow::Result<()> {
         knobs,
         state_dir: options.state.clone(),
         log_file: options.log.clone(),
+        nvmet: options.nvmet.map(|address| Nvmet {
+            address,
+            images: options.images.clone(),
+            netns: options.netns.clone(),
+        }),
     };
     let sim = Arc::new(Simulator::start(config).await?);
     if let Some(path) = &options.client_key {

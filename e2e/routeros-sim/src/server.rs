@@ -108,6 +108,31 @@ impl Server {
         });
     }
 
+    /// Real exports have a clock behind them: those of simulated sessions come back when somebody looks.
+    fn bring_exports_back(self: &Arc<Self>) {
+        if !self.appliance.is_real() {
+            return;
+        }
+        let server = self.clone();
+        self.tasks.spawn(async move {
+            let times = {
+                let state = server.appliance.state();
+                [state.ports_from, state.exports_from]
+            };
+            for at in times.into_iter().flatten() {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => {}
+                    () = server.stop.cancelled() => return,
+                }
+                let appliance = server.appliance.clone();
+                let done = tokio::task::spawn_blocking(move || appliance.project_now()).await;
+                if let Err(error) = done {
+                    tracing::error!(%error, "exports did not come back");
+                }
+            }
+        });
+    }
+
     /// Serves until stopped. The first listener is given; it is bound again behind an outage.
     pub(crate) async fn serve(
         self: Arc<Self>,
@@ -145,6 +170,7 @@ impl Server {
                     self.appliance.restart();
                     self.cut_all();
                     self.boots.send_modify(|n| *n += 1);
+                    self.bring_exports_back();
                     tokio::time::sleep(Duration::from_millis(self.appliance.knobs().reboot_ms)).await;
                 }
                 stream = open.accept() => match stream {

@@ -7,6 +7,7 @@ use crate::file::File;
 use crate::interp::{Console, Outcome, Overrides};
 use crate::knobs::{Knobs, NamespaceUuid};
 use crate::log::{Log, LogEntry};
+use crate::nvmet::{Nvmet, Projector};
 use crate::persist;
 use crate::server::{Server, User};
 use crate::state::{Snapshot, State};
@@ -61,6 +62,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// File that gets every command as a line of JSON.
     pub log_file: Option<PathBuf>,
+    /// Makes exports real, by the target of this kernel.
+    pub nvmet: Option<Nvmet>,
 }
 
 impl Default for Config {
@@ -78,6 +81,7 @@ impl Default for Config {
             knobs: Knobs::default(),
             state_dir: None,
             log_file: None,
+            nvmet: None,
         }
     }
 }
@@ -158,7 +162,9 @@ impl Simulator {
             }
         };
         let log = Log::new(config.log_file.as_deref()).context("command log")?;
-        let appliance = Arc::new(Appliance::new(state, config.knobs.clone(), log));
+        let projector = config.nvmet.map(Projector::start).transpose()?;
+        let appliance = Arc::new(Appliance::with(state, config.knobs.clone(), log, projector));
+        appliance.project_now();
         let server = Arc::new(Server::new(appliance.clone(), users));
         let listener = TcpListener::bind(config.listen)
             .await
@@ -271,6 +277,7 @@ impl Simulator {
         let mut state = self.server.appliance.state();
         let result = f(&mut state);
         state.settle_all(&knobs);
+        self.server.appliance.project(&state, &knobs);
         drop(state);
         self.server.appliance.touch();
         result

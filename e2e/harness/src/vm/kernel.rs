@@ -1,0 +1,95 @@
+//! The kernels that guests boot: Debian's, fetched once and kept outside of the checkout by `e2e/vm/kernel.sh`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::Process;
+use crate::tools;
+
+/// Which kernel. They differ in what an initiator does when its target refuses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Release {
+    /// That of the Debian suite that runs here: 6.1 on Debian 12.
+    Stable,
+    /// 6.12, from bookworm-backports.
+    Backports,
+}
+
+/// An unpacked kernel with the initrd beside it.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Holds vmlinux, initrd.gz, lib/modules.
+    pub folder: PathBuf,
+    /// As `uname -r` says it.
+    pub version: String,
+}
+
+impl Kernel {
+    /// Fetches it if it is not there yet, and makes the initrd.
+    pub fn ensure(release: Release) -> Result<Self> {
+        let suite = match release {
+            Release::Stable => None,
+            Release::Backports => Some("bookworm-backports"),
+        };
+        let folder = script("kernel.sh", suite.map(Path::new))?;
+        let folder = PathBuf::from(folder.lines().last().context("kernel.sh named no folder")?);
+        script("initrd.sh", Some(&folder))?;
+        let version = std::fs::read_to_string(folder.join("version"))?.trim().to_owned();
+        Ok(Self { folder, version })
+    }
+}
+
+fn script(name: &str, argument: Option<&Path>) -> Result<String> {
+    let path = tools::root().join("e2e/vm").join(name);
+    let done = Command::new(&path)
+        .args(argument)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {}", path.display()))?;
+    ensure!(done.status.success(), "{} failed (see above)", path.display());
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+/// How long a working KVM may take to its first line; TCG needs about 2 s.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// `kvm` where it boots this kernel, else `tcg`. That /dev/kvm opens says little: under some hypervisors a stock kernel hangs
+/// before its first line. So it is tried once, with a watchdog, and the answer is kept beside the kernel; `VM_ACCEL` overrules it.
+pub(super) async fn accelerator(kernel: &Kernel) -> Result<String> {
+    if let Ok(chosen) = std::env::var("VM_ACCEL") {
+        return Ok(chosen);
+    }
+    let known = kernel.folder.join("accelerator");
+    if let Ok(text) = std::fs::read_to_string(&known) {
+        return Ok(text.trim().to_owned());
+    }
+    let answer = if Path::new("/dev/kvm").exists() && kvm_boots(kernel).await? {
+        "kvm"
+    } else {
+        "tcg"
+    };
+    std::fs::write(&known, answer)?;
+    Ok(answer.to_owned())
+}
+
+async fn kvm_boots(kernel: &Kernel) -> Result<bool> {
+    let folder = tempfile::tempdir()?;
+    let console = folder.path().join("console");
+    let mut qemu = super::qemu(kernel, "kvm", 256, 1, &console);
+    qemu.args(["-append", "console=ttyS0 panic=-1 vm.probe"]);
+    let process = Process::start("qemu (probe of kvm)", qemu, &folder.path().join("log"))?;
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if std::fs::read(&console).is_ok_and(|text| text.windows(12).any(|part| part == b"init started")) {
+            return Ok(true);
+        }
+        if process.ended().is_some() {
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(false)
+}
