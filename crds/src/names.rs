@@ -28,6 +28,10 @@ pub const ANNOTATION_FENCE_NOW: &str = "rds.csi.srvlab.io/fence-now";
 /// Annotation on an RdsVolume by which a person vouches that a node is off. Value: `<node>/<bootID>`.
 pub const ANNOTATION_NODE_IS_OFF: &str = "rds.csi.srvlab.io/node-is-off";
 
+/// Annotation on the Lease of a node's agent: the host NQN by which that machine connects. The same one on two nodes means that
+/// one was cloned from the other.
+pub const ANNOTATION_HOST_NQN: &str = "rds.csi.srvlab.io/host-nqn";
+
 /// Label on RdsVolumes made by CreateVolume; hand-written ones lack it. Value: `csi`. The admission policies and the
 /// rules of deletion tell the two kinds apart by it.
 pub const LABEL_MADE_BY: &str = "rds.csi.srvlab.io/made-by";

@@ -39,10 +39,13 @@ pub struct Config {
     /// Namespace of the agent's Lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "rds-csi")]
     pub namespace: String,
-    /// Folder on the host for what must outlive the agent: its lock.
+    /// Folder on the host for what must outlive the agent: its lock and the host identity.
     #[arg(long, env = "STATE_DIR", default_value = "/var/lib/rds-csi")]
     pub state_dir: PathBuf,
-    /// Where the host's /proc, /sys and /etc are.
+    /// kubelet's folder on the host.
+    #[arg(long, env = "KUBELET_DIR", default_value = "/var/lib/kubelet")]
+    pub kubelet_dir: PathBuf,
+    /// Where the host's /proc, /sys, /dev and /etc are.
     #[arg(long, env = "HOST_ROOT", default_value = "/")]
     pub host_root: PathBuf,
     /// Sessions on a simulated appliance instead of the kernel's: the URL of its control interface. For tests.

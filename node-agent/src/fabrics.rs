@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::attachment::decide::Key;
 use crate::attachment::model::{Failure, Reason, Use};
 
 /// Where and how to connect.
@@ -107,11 +108,12 @@ pub trait Fabrics: Send + Sync + fmt::Debug {
     /// When there is no session afterwards.
     fn connect(&self, to: &Target) -> Result<Link, ConnectError>;
 
-    /// Deletes every controller of that NQN; none is success. The caller holds one of the keys.
+    /// Deletes every controller of that NQN; none is success. What the target has not cut is written back before, and proven
+    /// unused once more.
     ///
     /// # Errors
     /// When one may be left.
-    fn disconnect(&self, nqn: &str) -> Result<(), FabricsError>;
+    fn disconnect(&self, nqn: &str, key: Key) -> Result<(), FabricsError>;
 
     /// All sessions of this host, ours and others'.
     ///
@@ -121,28 +123,12 @@ pub trait Fabrics: Send + Sync + fmt::Debug {
 
     /// Whether anything on this host uses the disk of that NQN, or what is left of it. Any doubt is not [`Use::Unused`].
     fn in_use(&self, nqn: &str) -> Use;
-}
 
-/// What this version has: nothing. It lists no sessions, so nothing is decided and nothing is said.
-#[derive(Debug)]
-pub struct Absent;
-
-const ABSENT: &str = "this version of the agent cannot use NVMe over fabrics";
-
-impl Fabrics for Absent {
-    fn connect(&self, to: &Target) -> Result<Link, ConnectError> {
-        Err(ConnectError::Other(to.nqn.clone(), ABSENT.to_owned()))
-    }
-
-    fn disconnect(&self, _nqn: &str) -> Result<(), FabricsError> {
-        Err(FabricsError(ABSENT.to_owned()))
-    }
-
-    fn sessions(&self) -> Result<Vec<Session>, FabricsError> {
-        Err(FabricsError(ABSENT.to_owned()))
-    }
-
-    fn in_use(&self, _nqn: &str) -> Use {
-        Use::Unknown(ABSENT.to_owned())
+    /// Has the session of that NQN take over these times, where it can; says what it changed.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    fn retime(&self, _nqn: &str, _options: &Options) -> Result<Vec<String>, FabricsError> {
+        Ok(Vec::new())
     }
 }

@@ -18,6 +18,8 @@ use crate::attachment::{sweep, watch};
 use crate::config::{Config, ManagedPrefix, PREFIX_VARIABLE};
 use crate::fabrics::Fabrics;
 use crate::lock::HostLock;
+use crate::nvme::Kernel;
+use crate::nvme::identity::{self, Identity};
 use crate::{health, host, lease};
 
 /// How often the host's sessions are looked at: a read of sysfs, no request to anybody.
@@ -36,7 +38,6 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let client = Client::try_default()
         .await
         .context("no way to the API server, set KUBECONFIG or run in a pod")?;
-    let fabrics = fabrics(&config);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = "node",
@@ -44,20 +45,14 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         managed_nqn_prefix = %prefix,
         endpoint = %config.endpoint,
         metrics_address = %listener.local_addr()?,
-        can_connect = fabrics.is_some(),
         "started: this version has no CSI node service, so nothing is served on the endpoint and nothing is advertised"
     );
-    if fabrics.is_none() {
-        warn!(
-            "this version cannot connect NVMe yet: RdsAttachments of this node stay without intent, and nothing is said of them"
-        );
-    }
 
     let stop = CancellationToken::new();
     let mut parts: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
     let serve = health::serve(listener, health::registry()?, stop.clone());
     parts.spawn(async move { ("health server", serve.await.map_err(Into::into)) });
-    let work = work(config.clone(), prefix, client, fabrics, stop.clone());
+    let work = work(config.clone(), prefix, client, stop.clone());
     parts.spawn(async move { ("attachments", work.await) });
 
     let name = tokio::select! {
@@ -94,36 +89,37 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What reaches the host's NVMe; `None` in this version, but for tests.
-fn fabrics(config: &Config) -> Option<Arc<dyn Fabrics>> {
+/// What reaches the host's NVMe: the kernel, but for tests.
+fn fabrics(config: &Config, prefix: &ManagedPrefix, identity: Identity) -> Arc<dyn Fabrics> {
     #[cfg(debug_assertions)]
     if let Some(url) = &config.fake_fabrics {
         warn!(url, "sessions are those of a simulated appliance: for tests only");
         let used = config.state_dir.join("in-use");
-        return Some(Arc::new(crate::fake::Simulated::new(url, &config.node_id, used)));
+        return Arc::new(crate::fake::Simulated::new(url, &config.node_id, used));
     }
-    let _ = config;
-    None
+    let (root, kubelet) = (&config.host_root, &config.kubelet_dir);
+    Arc::new(Kernel::new(root, kubelet, &prefix.to_string(), identity))
 }
 
 /// Lease and attachments, once no earlier agent process is left on the host.
-async fn work(
-    config: Config,
-    prefix: ManagedPrefix,
-    client: Client,
-    fabrics: Option<Arc<dyn Fabrics>>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+async fn work(config: Config, prefix: ManagedPrefix, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
     let host = host::read(&config.host_root, &config.node_id)?;
     let Some(lock) = stop.run_until_cancelled(HostLock::take(&config.state_dir)).await else {
         return Ok(());
     };
     let _lock = lock?;
-    let sign = lease::run(client.clone(), config.namespace, config.node_id, stop.clone());
-    let Some(fabrics) = fabrics else {
-        sign.await;
-        return Ok(());
+    let identity = identity::load(&config.state_dir, &host.machine_id)?;
+    info!(
+        host_nqn = identity.host_nqn,
+        host_id = identity.host_id,
+        "this machine's name to appliances"
+    );
+    let sign = lease::Sign {
+        node: config.node_id.clone(),
+        host_nqn: identity.host_nqn.clone(),
     };
+    let sign = lease::run(client.clone(), config.namespace.clone(), sign, stop.clone());
+    let fabrics = fabrics(&config, &prefix, identity);
     let agent = Arc::new(Agent::new(client.clone(), fabrics, host, prefix.to_string()));
     let (wake, woken) = mpsc::unbounded_channel();
     let sweep = sweep::run(agent.clone(), SWEEP_EVERY, wake, stop.clone());

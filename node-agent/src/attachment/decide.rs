@@ -28,11 +28,13 @@ pub enum Step {
     Rest(Wait),
 }
 
-/// What opens the door to ending a session. Key 2, orphans, is not in this version.
+/// What opens the door to ending a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// Key 1: an attachment of this node that is going, and proven unused.
     Unused,
+    /// Key 2: nothing in the cluster speaks of it, and proven unused.
+    Orphan,
     /// Key 3: its generation is below the volume's, so the target has cut it.
     Fenced,
 }

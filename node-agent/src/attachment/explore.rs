@@ -219,6 +219,7 @@ impl World {
                 let generation = nqn::generation(BASE, &nqn).flatten().unwrap();
                 match key {
                     Key::Unused => assert_eq!(seen.leftover, Use::Unused),
+                    Key::Orphan => panic!("{nqn} has an attachment"),
                     Key::Fenced => assert!(generation < self.generation, "{nqn} was not cut"),
                 }
                 self.sessions.remove(&nqn);

@@ -93,7 +93,7 @@ impl Agent {
     }
 
     pub(super) async fn disconnect(&self, name: &str, nqn: String, key: Key) {
-        let done = self.end_session(nqn.clone()).await;
+        let done = self.end_session(nqn.clone(), key).await;
         crash::after("disconnect");
         let failure = done.err().map(|why| Failure {
             reason: Reason::DisconnectFailed,
@@ -107,14 +107,16 @@ impl Agent {
     }
 
     /// Ends the session; only ever called with one of the keys.
-    pub(super) async fn end_session(&self, nqn: String) -> Result<(), String> {
+    pub(super) async fn end_session(&self, nqn: String, key: Key) -> Result<(), String> {
         if !nqn.starts_with(self.prefix()) {
             return Err(format!("{nqn} does not begin with {}", self.prefix()));
         }
         let fabrics = self.fabrics.clone();
-        blocking(ACT_WITHIN, move || fabrics.disconnect(&nqn).map_err(|e| e.to_string()))
-            .await
-            .unwrap_or_else(Err)
+        blocking(ACT_WITHIN, move || {
+            fabrics.disconnect(&nqn, key).map_err(|e| e.to_string())
+        })
+        .await
+        .unwrap_or_else(Err)
     }
 
     fn went(&self, name: &str, failure: Option<Failure>) {
@@ -152,6 +154,7 @@ impl Agent {
 fn warn_if_lost(key: Key, nqn: &str) {
     match key {
         Key::Unused => info!(nqn, "disconnected"),
+        Key::Orphan => warn!(nqn, "disconnected: nothing in the cluster speaks of it"),
         Key::Fenced => warn!(nqn, "disconnected: this node was cut at the target, data may be lost"),
     }
 }

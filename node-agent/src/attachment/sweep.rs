@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::act::Agent;
-use super::decide::cut_at_target;
+use super::decide::{Key, cut_at_target};
 use super::model::{SessionSeen, Use};
 use super::observe::base_of;
 use crate::fabrics::Session;
@@ -82,7 +82,7 @@ async fn judge(agent: &Agent, session: &Session, memory: &mut Lonely) {
                 generation,
                 "this node was cut at the target and no attachment speaks of it: disconnected, data may be lost"
             );
-            if let Err(why) = agent.end_session(nqn.clone()).await {
+            if let Err(why) = agent.end_session(nqn.clone(), Key::Fenced).await {
                 warn!(nqn, why, "cannot disconnect");
             }
         }

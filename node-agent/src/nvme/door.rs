@@ -6,13 +6,15 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Kernel;
-use super::sysfs;
 use super::words::check_nqn;
+use super::{Kernel, sysfs, usage};
+use crate::attachment::decide::Key;
+use crate::attachment::model::Use;
 use crate::fabrics::FabricsError;
 
 /// Until a deleted controller has to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+const REST_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Kernel {
@@ -28,8 +30,43 @@ impl Kernel {
         )))
     }
 
+    /// Ends the connection. What the target has cut is past saving; all else has to be proven unused here and now, and is held
+    /// and written back until it is gone.
+    pub(super) fn part(&self, nqn: &str, key: Key) -> Result<(), FabricsError> {
+        self.managed(nqn)?;
+        if self.of(nqn).map_err(|e| FabricsError(e.to_string()))?.is_empty() {
+            return Ok(());
+        }
+        match key {
+            Key::Fenced => self.delete_all(nqn),
+            Key::Unused | Key::Orphan => {
+                let proof = usage::prove(&self.root, &self.walks, nqn).map_err(|used| {
+                    FabricsError(match used {
+                        Use::Used(by) => format!("in use: {by}"),
+                        Use::Unknown(why) => format!("it is not proven that nothing uses it: {why}"),
+                        Use::Unused => "in use".to_owned(),
+                    })
+                })?;
+                proof.flush().map_err(FabricsError)?;
+                self.delete_all(nqn)?;
+                drop(proof);
+                self.wait_for_the_rest(nqn);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the kernel keeps of it goes with our hold on the disk, a moment later.
+    fn wait_for_the_rest(&self, nqn: &str) {
+        let end = Instant::now() + REST_WITHIN;
+        let left = || sysfs::objects_of(&self.root, nqn).is_ok_and(|o| !o.subsystems.is_empty());
+        while left() && Instant::now() < end {
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// Deletes every controller of that NQN, and sees that they are gone.
-    pub(super) fn delete_all(&self, nqn: &str) -> Result<(), FabricsError> {
+    fn delete_all(&self, nqn: &str) -> Result<(), FabricsError> {
         let failed = |e: super::folder::SysfsError| FabricsError(e.to_string());
         self.managed(nqn)?;
         let end = Instant::now() + GONE_WITHIN;

@@ -8,6 +8,7 @@ mod door;
 mod folder;
 pub mod identity;
 pub mod sysfs;
+mod usage;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub use self::folder::SysfsError;
 use self::identity::Identity;
 use self::sysfs::{Disk, DiskError};
+use self::usage::Walks;
+use crate::attachment::decide::Key;
 use crate::attachment::model::Use;
 use crate::fabrics::{ConnectError, Fabrics, FabricsError, Link, Options, Session, Target};
 
@@ -24,16 +27,19 @@ pub struct Kernel {
     root: PathBuf,
     prefix: String,
     identity: Identity,
+    walks: Walks,
 }
 
 impl Kernel {
-    /// The kernel whose files are below `root`. Only NQNs that begin with `prefix` are ever connected or disconnected.
+    /// The kernel whose files are below `root`; `kubelet` is kubelet's folder. Only NQNs that begin with `prefix` are ever
+    /// connected or disconnected.
     #[must_use]
-    pub fn new(root: &Path, prefix: &str, identity: Identity) -> Self {
+    pub fn new(root: &Path, kubelet: &Path, prefix: &str, identity: Identity) -> Self {
         Self {
             root: root.to_owned(),
             prefix: prefix.to_owned(),
             identity,
+            walks: Walks::new(root, kubelet),
         }
     }
 
@@ -104,8 +110,8 @@ impl Fabrics for Kernel {
         self.connect_to(to)
     }
 
-    fn disconnect(&self, nqn: &str) -> Result<(), FabricsError> {
-        self.delete_all(nqn)
+    fn disconnect(&self, nqn: &str, key: Key) -> Result<(), FabricsError> {
+        self.part(nqn, key)
     }
 
     fn sessions(&self) -> Result<Vec<Session>, FabricsError> {
@@ -119,8 +125,15 @@ impl Fabrics for Kernel {
             .collect())
     }
 
-    fn in_use(&self, _nqn: &str) -> Use {
-        Use::Unknown("this version of the agent does not look for users of a disk yet".to_owned())
+    fn in_use(&self, nqn: &str) -> Use {
+        match usage::prove(&self.root, &self.walks, nqn) {
+            Ok(_) => Use::Unused,
+            Err(used) => used,
+        }
+    }
+
+    fn retime(&self, nqn: &str, options: &Options) -> Result<Vec<String>, FabricsError> {
+        self.set_timeouts(nqn, options)
     }
 }
 

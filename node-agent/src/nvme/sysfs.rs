@@ -186,13 +186,39 @@ pub fn controllers(root: &Path) -> Result<Vec<Controller>, SysfsError> {
     Ok(all)
 }
 
-/// Names of the subsystem objects with that NQN. One without any controller is what something still holds of a disk.
+/// What the kernel has of an NQN besides its disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Names of its subsystem objects. One without any controller is what something still holds of a disk.
+    pub subsystems: Vec<String>,
+    /// Names of its controllers.
+    pub controllers: Vec<String>,
+    /// Device numbers of the generic character devices of its namespaces, by which they can be written as well.
+    pub generic: Vec<Number>,
+}
+
+/// What the kernel has of that NQN.
 ///
 /// # Errors
 /// When sysfs cannot be read.
-pub fn subsystems_of(root: &Path, nqn: &str) -> Result<Vec<String>, SysfsError> {
-    let all = of_class(&Folder::sys(root)?, SUBSYSTEMS, nqn)?;
-    Ok(all.into_iter().map(|(name, _)| name).collect())
+pub fn objects_of(root: &Path, nqn: &str) -> Result<Objects, SysfsError> {
+    let sys = Folder::sys(root)?;
+    let mut all = Objects::default();
+    for (kind, names) in [(SUBSYSTEMS, &mut all.subsystems), (CONTROLLERS, &mut all.controllers)] {
+        for (name, folder) in of_class(&sys, kind, nqn)? {
+            names.push(name);
+            for (child, entry) in folder.names()? {
+                if entry != Entry::Folder {
+                    continue;
+                }
+                let Some(child) = folder.folder(child)? else { continue };
+                if child.read("size")?.is_none() {
+                    all.generic.extend(child.read("dev")?.as_deref().and_then(number));
+                }
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// The controllers of that NQN, each held open, with the NQN read through what is held.

@@ -99,8 +99,12 @@ fn a_stale_mount_leaves_a_subsystem_without_controllers() {
     let tree = Tree::new();
     tree.subsystem("nvme-subsys0", NQN, &[]);
     assert_eq!(disk_of(tree.root(), NQN).unwrap(), None);
-    assert_eq!(subsystems_of(tree.root(), NQN).unwrap(), ["nvme-subsys0"]);
-    assert!(subsystems_of(tree.root(), OTHER).unwrap().is_empty());
+    let objects = objects_of(tree.root(), NQN).unwrap();
+    assert_eq!(
+        (objects.subsystems.as_slice(), objects.controllers.len()),
+        (["nvme-subsys0".to_owned()].as_slice(), 0)
+    );
+    assert_eq!(objects_of(tree.root(), OTHER).unwrap(), Objects::default());
 }
 
 #[test]
@@ -210,4 +214,15 @@ fn partitions_and_holders_are_the_disks_too() {
     let disk = disk(&tree);
     assert_eq!(disk.partitions, [(259, 7)]);
     assert_eq!(disk.holders, ["dm-0"]);
+}
+
+#[test]
+fn generic_devices_are_ways_to_a_disk() {
+    for lay in [Tree::multipath, Tree::single_path] {
+        let tree = Tree::new();
+        lay(&tree, 4, NQN, "live");
+        let objects = objects_of(tree.root(), NQN).unwrap();
+        assert_eq!(objects.generic, [(240, 4)]);
+        assert_eq!((objects.subsystems.len(), objects.controllers.len()), (1, 1));
+    }
 }

@@ -12,7 +12,7 @@ fn kernel(tree: &Tree) -> Kernel {
         host_nqn: "nqn.2014-08.org.nvmexpress:uuid:1".into(),
         host_id: "1".into(),
     };
-    Kernel::new(tree.root(), PREFIX, identity)
+    Kernel::new(tree.root(), &tree.root().join("kubelet"), PREFIX, identity)
 }
 
 fn target(nqn: &str) -> Target {
@@ -42,7 +42,7 @@ fn i6_r12_nothing_outside_of_the_prefix_is_ever_written_to() {
     tree.multipath(0, FOREIGN, "live");
     let kernel = kernel(&tree);
     for (what, refused) in [
-        ("disconnect", kernel.disconnect(FOREIGN).unwrap_err().0),
+        ("disconnect", kernel.disconnect(FOREIGN, Key::Fenced).unwrap_err().0),
         ("rescan", kernel.rescan(FOREIGN).unwrap_err().0),
         (
             "set_timeouts",
@@ -63,9 +63,9 @@ fn i6_r12_nothing_outside_of_the_prefix_is_ever_written_to() {
 #[test]
 fn disconnect_without_a_controller_is_done() {
     let tree = Tree::new();
-    assert_eq!(kernel(&tree).disconnect(NQN), Ok(()));
+    assert_eq!(kernel(&tree).disconnect(NQN, Key::Fenced), Ok(()));
     tree.multipath(1, FOREIGN, "live");
-    assert_eq!(kernel(&tree).disconnect(NQN), Ok(()));
+    assert_eq!(kernel(&tree).disconnect(NQN, Key::Fenced), Ok(()));
 }
 
 #[test]
@@ -73,7 +73,13 @@ fn what_is_ours_by_name_and_not_by_transport_is_left_alone() {
     let tree = Tree::new();
     tree.multipath(0, NQN, "live");
     tree.put(&format!("{CONTROLLER}/transport"), "rdma\n");
-    assert!(kernel(&tree).disconnect(NQN).unwrap_err().0.contains("rdma"));
+    assert!(
+        kernel(&tree)
+            .disconnect(NQN, Key::Fenced)
+            .unwrap_err()
+            .0
+            .contains("rdma")
+    );
     assert_eq!(tree.get(&format!("{CONTROLLER}/delete_controller")), "\n");
 }
 
@@ -128,4 +134,16 @@ fn without_the_module_it_says_what_to_do() {
         said.contains("dev/nvme-fabrics") && said.contains("modprobe nvme-tcp"),
         "{said}"
     );
+}
+
+#[test]
+fn i6_without_a_proof_nothing_is_deleted() {
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "live");
+    tree.link("proc/1/ns/pid", "pid:[4026532000]");
+    for key in [Key::Unused, Key::Orphan] {
+        let said = kernel(&tree).disconnect(NQN, key).unwrap_err().0;
+        assert!(said.contains("it is not proven that nothing uses it"), "{said}");
+    }
+    assert_eq!(tree.get(&format!("{CONTROLLER}/delete_controller")), "\n");
 }
