@@ -117,7 +117,11 @@ impl Announcer {
             volume,
             EventType::Warning,
             "Fencing",
-            format!("node {node} is lost: it is being cut at the target"),
+            match node {
+                "" => "the record of who uses the volume was lost: all former connections are being cut at the target"
+                    .to_owned(),
+                _ => format!("node {node} is lost: it is being cut at the target"),
+            },
         );
     }
 
@@ -128,7 +132,10 @@ impl Announcer {
             volume,
             EventType::Warning,
             "Fenced",
-            format!("node {node} was cut at the target; its unwritten data is lost"),
+            match node {
+                "" => "all former connections were cut at the target; what they had not written is lost".to_owned(),
+                _ => format!("node {node} was cut at the target; its unwritten data is lost"),
+            },
         );
     }
 

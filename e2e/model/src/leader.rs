@@ -211,6 +211,13 @@ fn act(model: &Protocol, world: &mut World, i: usize) {
                 second: role == Role::MigrationTarget,
             });
         }),
+        Step::Succeed(old, new) => swap(world, &|record| {
+            let theirs = record
+                .holders
+                .iter_mut()
+                .filter(|h| usize::from(h.attachment) == uid(&old));
+            theirs.for_each(|h| h.attachment = new.parse().unwrap_or(0));
+        }),
         Step::Release(a, _) => swap(world, &|record| {
             record.holders.retain(|h| usize::from(h.attachment) != uid(&a))
         }),
@@ -302,6 +309,7 @@ fn seen(model: &Protocol, view: &Snapshot, leader: &Leader) -> Seen {
                     Said::Refused(word) => decide::Said::Refused((*word).to_owned(), String::new()),
                     Said::Withdrawn => decide::Said::Withdrawn,
                 },
+                vouches: false,
             })
             .collect(),
         licence: Licence::Granted,

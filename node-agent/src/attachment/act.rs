@@ -144,7 +144,9 @@ impl Agent {
             let host = lock(&self.host);
             let grants = match &attachment.admission {
                 Admission::Granted(grant) => Some(host.intent(grant.generation)),
-                Admission::Withdrawn | Admission::None => None,
+                // It may have to own up to a session.
+                Admission::None => said.is_none().then(|| host.intent(0)).filter(Option::is_none),
+                Admission::Withdrawn => None,
             };
             grants.is_some_and(|wanted| wanted.is_none() || wanted.as_ref() != said)
                 || said.is_some_and(|intent| host.recorded(intent).is_none())

@@ -99,7 +99,7 @@ pub fn decide(seen: &Seen) -> Step {
         (Admission::Granted(_) | Admission::None, _) if going => look.leave(),
         (Admission::Granted(grant), Some(volume)) => look.join(grant, volume),
         (Admission::Granted(_), None) => look.settle(look.report(None)),
-        (Admission::None, _) => look.settle(look.report(None)),
+        (Admission::None, volume) => look.own_up(volume),
     }
 }
 
@@ -223,6 +223,22 @@ impl Look<'_> {
             None => Last::NeverConnected,
         };
         Step::DeclareDisconnected(last, report)
+    }
+
+    /// Connected without a grant: the object that granted it is gone, or the operator's record of it. That it is this machine is
+    /// recorded, so that the operator can take it for a holder again and no other machine of this name joins it.
+    fn own_up(&self, volume: Option<&VolumeSeen>) -> Step {
+        let said = &self.seen.attachment.said;
+        let current = |v: &&VolumeSeen| {
+            let this =
+                |s: &SessionSeen| self.managed(&s.nqn) && s.generation == Some(v.generation) && s.state == "live";
+            !v.fenced && !self.sessions.is_empty() && self.sessions.iter().all(this)
+        };
+        let intent = volume
+            .filter(current)
+            .filter(|_| said.intent.is_none())
+            .and_then(|v| self.seen.host.intent(v.generation));
+        intent.map_or_else(|| self.settle(self.report(None)), Step::RecordIntent)
     }
 
     /// In: only as the volume itself records it, for this attachment and this generation.

@@ -414,3 +414,26 @@ fn every_reason_is_explained() {
         assert_eq!(Reason::from_word(word), Some(*reason));
     }
 }
+
+#[test]
+fn i4_who_is_connected_without_a_grant_owns_up_and_connects_nothing() {
+    let mut seen = admitted();
+    seen.attachment.admission = Admission::None;
+    assert!(
+        !matches!(decide(&seen), Step::RecordIntent(_)),
+        "there is nothing to own up to"
+    );
+    seen.sessions = Sessions::Known(vec![session(BASE, 1, Use::Unused)]);
+    assert_eq!(decide(&seen), Step::RecordIntent(seen.host.intent(1).unwrap()));
+    for change in [
+        |s: &mut Seen| s.host.node_uid = None,
+        |s: &mut Seen| s.volume = Fact::Absent,
+        |s: &mut Seen| s.sessions = Sessions::Known(vec![session(G2, 2, Use::Unused)]),
+        |s: &mut Seen| s.sessions = Sessions::Known(vec![session(BASE, None, Use::Unused)]),
+        |s: &mut Seen| s.attachment.deleting = true,
+    ] {
+        let mut other = seen.clone();
+        change(&mut other);
+        assert!(!matches!(decide(&other), Step::RecordIntent(_)), "{other:?}");
+    }
+}

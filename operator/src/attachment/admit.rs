@@ -32,7 +32,7 @@ pub fn admit(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Verdict {
             ),
         );
     }
-    if volume.holders_unknown || volume.fence.is_some() {
+    if volume.fence.is_some() {
         return refuse(
             Refusal::FencePending,
             format!(
@@ -59,6 +59,15 @@ pub fn admit(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Verdict {
         Ok(admitted) => admitted,
         Err((why, message)) => return refuse(why, message),
     };
+    if volume.holders_unknown {
+        return refuse(
+            Refusal::FencePending,
+            format!(
+                "volume {name}: the record of who uses it was lost, so all former connections have to be cut first; see `kubectl \
+                 describe rdsvolume {name}`"
+            ),
+        );
+    }
     Verdict::Admit { role, deadline }
 }
 

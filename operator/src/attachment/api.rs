@@ -194,7 +194,10 @@ impl Store {
                     kind: kind::FENCE_PENDING,
                     status: Some(true),
                     reason,
-                    message: format!("node {}: {}", owed.node, owed.why),
+                    message: match owed.node.as_str() {
+                        "" => owed.why.clone(),
+                        node => format!("node {node}: {}", owed.why),
+                    },
                 };
                 set_condition(
                     &mut next.conditions,

@@ -17,6 +17,9 @@ pub struct AttachmentView {
     pub deleting: bool,
     /// What its status says about admission.
     pub said: Said,
+    /// Its agent has recorded for this very object that this machine is connected to the present generation. Where the record
+    /// of holders has holes, that closes one: whoever is connected already adds no writer.
+    pub vouches: bool,
 }
 
 /// What the status of an RdsAttachment says about admission.
@@ -89,6 +92,9 @@ pub enum Step {
     Withdraw(String),
     /// Compare-and-swap: take the holder out.
     Release(String, Release),
+    /// Compare-and-swap: the holder with the first UID, whose object is gone, is the attachment with the second one now. Its
+    /// node has said that it is connected: nobody enters with it.
+    Succeed(String, String),
     /// Compare-and-swap: the attachment becomes a holder.
     Admit(Ask, rds_crds::volume::Role, Option<Timestamp>),
     /// Say on the attachment that it is admitted, with NQN, address and generation.
@@ -161,11 +167,23 @@ pub fn decide(seen: &Seen) -> Step {
             Word::Disconnected | Word::Rebooted | Word::Silent | Word::Intent => {}
         }
     }
+    for attachment in seen.attachments.iter().filter(|a| a.vouches && !a.deleting) {
+        if let Some(old) = orphan_of(seen, &attachment.ask) {
+            return Step::Succeed(old.attachment.clone(), attachment.ask.attachment.clone());
+        }
+    }
     let mut owed = None;
     if let Some(holder) = volume.holders.iter().find(|h| h.standing == Standing::Lost) {
         match fence(seen, holder) {
             Ok(step) => return step,
             Err(why) => owed = Some(why),
+        }
+    }
+    if owed.is_none() {
+        match unexplained(seen) {
+            Some(Ok(step)) => return step,
+            Some(Err(why)) => owed = Some(why),
+            None => {}
         }
     }
     for attachment in seen.attachments.iter().filter(going) {
@@ -181,7 +199,7 @@ pub fn decide(seen: &Seen) -> Step {
     }
     for attachment in seen.attachments.iter().filter(|a| !a.deleting) {
         let uid = attachment.ask.attachment.clone();
-        let next = match admit(&attachment.ask, volume, seen.now) {
+        let next = match admitted(seen, attachment) {
             Verdict::Held if attachment.said == Said::Admitted(volume.generation) => continue,
             Verdict::Held => Step::Grant(uid),
             Verdict::Admit { role, deadline } => Step::Admit(attachment.ask.clone(), role, deadline),
@@ -195,6 +213,85 @@ pub fn decide(seen: &Seen) -> Step {
         return next;
     }
     Step::Rest(owed)
+}
+
+/// Admission, but that holes in the record do not keep out who is connected already.
+fn admitted(seen: &Seen, attachment: &AttachmentView) -> Verdict {
+    let volume = VolumeView {
+        holders_unknown: seen.volume.holders_unknown && !attachment.vouches,
+        ..seen.volume.clone()
+    };
+    admit(&attachment.ask, &volume, seen.now)
+}
+
+/// The holder of that node whose RdsAttachment is gone, though nobody released it: somebody has removed the object by force.
+fn orphan_of<'a>(seen: &'a Seen, ask: &Ask) -> Option<&'a HolderView> {
+    let known = |uid: &String| seen.attachments.iter().any(|a| a.ask.attachment == *uid);
+    let holders = seen.volume.holders.iter();
+    holders
+        .filter(|h| h.node == ask.node && h.attachment != ask.attachment)
+        .find(|h| !known(&h.attachment))
+}
+
+/// What stands in the way of somebody who asks, and will not go by itself: a holder whose object was removed by force, or holes in
+/// the record of holders. Nobody may be cut for that while a known holder may be connected, but by a person's word.
+fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
+    let volume = &seen.volume;
+    let owed = |node: &str, why: String| {
+        Some(Err(Owed {
+            node: node.to_owned(),
+            why,
+            deferred: false,
+        }))
+    };
+    let asks = |a: &&AttachmentView| !a.deleting && !volume.holders.iter().any(|h| h.attachment == a.ask.attachment);
+    let known = |uid: &String| seen.attachments.iter().any(|a| a.ask.attachment == *uid);
+    let orphan = volume.holders.iter().find(|h| !known(&h.attachment));
+    if let Some(holder) = orphan
+        && seen.attachments.iter().any(|a| asks(&a))
+    {
+        let told = seen.cut_now.as_deref() == Some(holder.node.as_str());
+        if told && matches!(seen.licence, Licence::Granted) && !seen.appliance_failed {
+            return Some(Ok(Step::BeginFence(holder.node.clone(), holder.attachment.clone())));
+        }
+        return owed(
+            &holder.node,
+            format!(
+                "the RdsAttachment of node {0} was removed by force, and the node has not said what is left of its connection. Once it \
+                 is certain that nothing there uses the volume, annotate the RdsVolume with rds.csi.srvlab.io/fence-now: {0}",
+                holder.node
+            ),
+        );
+    }
+    // Who is connected gets its place in the record first.
+    if !volume.holders_unknown || seen.attachments.iter().filter(asks).any(|a| a.vouches) {
+        return None;
+    }
+    let mut plain = volume.clone();
+    plain.holders_unknown = false;
+    let waits = seen
+        .attachments
+        .iter()
+        .filter(asks)
+        .find(|a| matches!(admit(&a.ask, &plain, seen.now), Verdict::Admit { .. }))?;
+    if !volume.holders.is_empty() {
+        return owed(
+            "",
+            format!(
+                "the record of who uses the volume was lost, so a node that is not known may be connected: node {} gets in when those \
+                 that are known have left",
+                waits.ask.node
+            ),
+        );
+    }
+    match &seen.licence {
+        Licence::Withheld(why) => owed(
+            "",
+            format!("the record of who uses the volume was lost, so all former connections have to be cut: {why}"),
+        ),
+        Licence::Granted if seen.appliance_failed => owed("", "the appliance did not answer or refused".to_owned()),
+        Licence::Granted => Some(Ok(Step::BeginFence(String::new(), String::new()))),
+    }
 }
 
 /// Cuts a lost holder, unless that would cut a live one, or nobody allows it.

@@ -5,6 +5,7 @@
 pub mod admit;
 mod api;
 pub mod decide;
+mod evidence;
 pub mod model;
 mod observe;
 mod reconcile;

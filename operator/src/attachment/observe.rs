@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::world::World;
 
 use super::decide::{AttachmentView, Licence, Said, Seen};
+use super::evidence::{unpublished, vouches};
 use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
 use super::standing::{NodeFacts, Pulse, replaced, standing, word};
 
@@ -182,8 +183,7 @@ pub(crate) async fn seen(
             role: holder.role,
             standing: is,
             word: word(intent, disconnected, &facts),
-            // The agent does not report its users yet: until it does, a live peer always counts as in use.
-            unpublished: false,
+            unpublished: unpublished(agent, &status.conditions, now),
         });
     }
     let second = status
@@ -213,9 +213,14 @@ pub(crate) async fn seen(
         kubevirt_only: volume.spec.migration_policy == Some(MigrationPolicy::Kubevirt),
         name,
     };
+    let mut views = Vec::new();
+    for attachment in &attachments {
+        let vouched = vouches(&outside.world.client, attachment, view.generation, &status.holders).await?;
+        views.push(attachment_view(attachment, vouched));
+    }
     Ok(Seen {
         licence: licence(server, outside.world, &view, now),
-        attachments: attachments.iter().map(|a| attachment_view(a)).collect(),
+        attachments: views,
         acknowledged: acknowledged(&view, &attachments, outside),
         cut_now: volume.annotations().get(ANNOTATION_FENCE_NOW).cloned(),
         did: None,
@@ -248,7 +253,7 @@ fn acknowledged(
         .collect()
 }
 
-fn attachment_view(attachment: &RdsAttachment) -> AttachmentView {
+fn attachment_view(attachment: &RdsAttachment, vouches: bool) -> AttachmentView {
     let status = attachment.status.as_ref();
     let said = status.and_then(|s| find_condition(&s.conditions, ADMITTED));
     AttachmentView {
@@ -267,6 +272,7 @@ fn attachment_view(attachment: &RdsAttachment) -> AttachmentView {
             Some(c) if c.reason == WITHDRAWN => Said::Withdrawn,
             Some(c) => Said::Refused(c.reason.clone(), c.message.clone()),
         },
+        vouches,
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) async fn reconcile(
             Step::Deny(uid, why, text) => store.deny(outside, &uid, why, &text).await?,
             Step::Forget(uid) => store.forget(outside, &uid).await?,
             Step::Admit(ask, role, _) => swap(volume, &store, &Change::Admit(ask, role), now).await?,
+            Step::Succeed(old, new) => swap(volume, &store, &Change::Succeed(old, new), now).await?,
             Step::Release(uid, why) => {
                 swap(volume, &store, &Change::Release(uid), now).await?;
                 announcer.released(volume, why);
@@ -130,6 +131,7 @@ async fn swap(volume: &mut RdsVolume, store: &Store, change: &Change, now: Times
     *volume = store.swap_status(&changed(volume, change, now)).await?;
     crash::after(match change {
         Change::Admit(..) => "record-admission",
+        Change::Succeed(..) => "record-succession",
         Change::Release(_) => "record-release",
         Change::BeginFence { .. } => "record-begin-fence",
         Change::RecordCut => "record-cut",

@@ -13,6 +13,8 @@ use super::model::Ask;
 pub(crate) enum Change {
     /// Becomes a holder.
     Admit(Ask, Role),
+    /// The holder of the first UID is the attachment of the second one.
+    Succeed(String, String),
     /// Is no holder any more.
     Release(String),
     /// The fence with the next generation and its NQN.
@@ -41,6 +43,10 @@ pub(crate) fn changed(volume: &RdsVolume, change: &Change, now: Timestamp) -> Rd
             role: *role,
             since: now,
         }),
+        Change::Succeed(old, new) => {
+            let theirs = status.holders.iter_mut().filter(|h| h.attachment_uid == *old);
+            theirs.for_each(|h| h.attachment_uid.clone_from(new));
+        }
         Change::Release(attachment) => release(status, attachment),
         Change::BeginFence { node, attachment, nqn } => {
             status.export_generation = status.export_generation.map(|g| g.saturating_add(1));

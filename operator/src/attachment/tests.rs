@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rds_crds::volume::{AccessMode, Role};
 
 use super::admit::admit;
-use super::decide::{AttachmentView, Did, Licence, Release, Said, Seen, Step, decide};
+use super::decide::{AttachmentView, Did, Licence, Owed, Release, Said, Seen, Step, decide};
 use super::model::{Ask, FenceView, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
 
 fn at(second: i64) -> Timestamp {
@@ -239,6 +239,7 @@ fn attachment(node: &str, deleting: bool, said: Said) -> AttachmentView {
         ask: ask(node, AccessMode::ReadWriteOnce),
         deleting,
         said,
+        vouches: false,
     }
 }
 
@@ -366,4 +367,78 @@ fn admission_is_said_once_and_again_after_a_new_generation() {
     assert_eq!(decide(&now), Step::Rest(None));
     now.volume.generation = 2;
     assert_eq!(decide(&now), Step::Grant("uid-n1".into()));
+}
+
+#[test]
+fn i4_holes_in_the_record_are_closed_by_the_nodes_own_word_or_by_a_cut_of_everybody() {
+    let mut world = rwo();
+    world.holders_unknown = true;
+    let refused = Said::Refused("FencePending".into(), String::new());
+    assert_eq!(
+        decide(&seen(world.clone(), vec![])),
+        Step::Rest(None),
+        "nobody asks: nobody is cut"
+    );
+    let mut asking = seen(world.clone(), vec![attachment("n2", false, refused.clone())]);
+    assert_eq!(decide(&asking), Step::BeginFence(String::new(), String::new()));
+    asking.licence = Licence::Withheld("not proven".into());
+    let Step::Deny(_, Refusal::FencePending, text) = decide(&asking) else {
+        panic!("{:?}", decide(&asking))
+    };
+    asking.attachments[0].said = Said::Refused("FencePending".into(), text);
+    assert!(matches!(decide(&asking), Step::Rest(Some(Owed { why, .. })) if why.contains("not proven")));
+
+    // Who is connected already gets its place in the record again, and then stands in the way of the other.
+    let mut both = seen(
+        world,
+        vec![
+            attachment("n1", false, Said::Admitted(1)),
+            attachment("n2", false, refused),
+        ],
+    );
+    both.attachments[0].vouches = true;
+    assert!(matches!(decide(&both), Step::Admit(ask, Role::Primary, None) if ask.node == "n1"));
+    both.volume.holders = vec![holder("n1", Standing::Alive)];
+    assert!(matches!(decide(&both), Step::Deny(uid, Refusal::Conflict, _) if uid == "uid-n2"));
+    // It leaves: now all of before are cut, and only then the other gets in.
+    both.attachments.remove(0);
+    both.volume.holders.clear();
+    assert_eq!(decide(&both), Step::BeginFence(String::new(), String::new()));
+}
+
+#[test]
+fn d4_a_second_side_of_a_migration_waits_for_holes_without_a_cut() {
+    let mut world = rwx();
+    world.holders_unknown = true;
+    world.holders = vec![holder("n1", Standing::Alive)];
+    let mut ask = attachment("n2", false, Said::Nothing);
+    ask.ask.mode = AccessMode::ReadWriteMany;
+    let mut now = seen(world, vec![attachment("n1", false, Said::Admitted(1)), ask]);
+    let Step::Deny(_, Refusal::FencePending, text) = decide(&now) else {
+        panic!("{:?}", decide(&now))
+    };
+    now.attachments[1].said = Said::Refused("FencePending".into(), text);
+    assert!(matches!(decide(&now), Step::Rest(Some(Owed { why, .. })) if why.contains("n2 gets in when")));
+}
+
+#[test]
+fn i4_a_holder_whose_object_was_removed_by_force_is_succeeded_only_by_its_own_machine() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Leaving)];
+    let mut again = attachment("n1", false, Said::Nothing);
+    again.ask.attachment = "uid-new".into();
+    let mut now = seen(world, vec![again]);
+    let Step::Deny(_, Refusal::Handoff, text) = decide(&now) else {
+        panic!("{:?}", decide(&now))
+    };
+    now.attachments[0].said = Said::Refused("Handoff".into(), text);
+    assert!(matches!(decide(&now), Step::Rest(Some(Owed { why, .. })) if why.contains("removed by force")));
+    now.cut_now = Some("n1".into());
+    assert_eq!(decide(&now), Step::BeginFence("n1".into(), "uid-n1".into()));
+    now.attachments[0].vouches = true;
+    assert_eq!(decide(&now), Step::Succeed("uid-n1".into(), "uid-new".into()));
+    // While the old object is there, it is a plain hand-over on one node.
+    now.attachments.push(attachment("n1", true, Said::Withdrawn));
+    now.cut_now = None;
+    assert!(!matches!(decide(&now), Step::Succeed(..)), "{:?}", decide(&now));
 }
