@@ -156,6 +156,43 @@ pub struct AgentStatus {
     /// The format handshake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<AgentFormat>,
+    /// On the canary of the self-test: what the agent saw of the fence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence_test: Option<FenceEvidence>,
+}
+
+/// What an agent saw of a fence on the canary of the self-test. Both halves are positive: what was not seen is not said.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct FenceEvidence {
+    /// The generation that was cut.
+    pub generation: u32,
+    /// Boot ID of the kernel that saw it: a session that ended with a boot was not ended by a fence.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// What became of the session.
+    pub session: SessionAfterFence,
+    /// What a new connection to the old NQN met. Absent while it has not been answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_name: Option<OldName>,
+}
+
+/// What became of a session whose export was cut.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SessionAfterFence {
+    /// It is gone, or its controller is not live any more.
+    Dead,
+    /// It was live for as long as the agent watched.
+    Live,
+}
+
+/// What a connection to an NQN that was cut met.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OldName {
+    /// The target answered that it does not know it.
+    Refused,
+    /// The target let the host in.
+    Accepted,
 }
 
 /// What an agent records before it connects: which run of which machine.

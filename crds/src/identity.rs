@@ -4,6 +4,9 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::RdsVolume;
+use crate::names::{LABEL_MADE_BY, MADE_BY_SELF_TEST};
+
 /// Prefix of NQNs unless the RdsServer says otherwise (R9).
 pub const DEFAULT_NQN_PREFIX: &str = "nqn.2000-02.com.mikrotik:pvc-";
 
@@ -103,6 +106,24 @@ pub fn attachment_name(volume: &str, node: &str) -> String {
     let digest = Sha256::digest(node.as_bytes());
     let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!("{volume}-{short}")
+}
+
+/// What the name of every canary begins with.
+pub const CANARY_PREFIX: &str = "rds-canary-";
+
+/// Name of the canary of a server: by the UID, as several clusters may call their server the same and share an appliance.
+#[must_use]
+pub fn canary_name(server_uid: &str) -> String {
+    format!("{CANARY_PREFIX}{server_uid}")
+}
+
+/// Whether an RdsVolume is a canary of the self-test: label and name have to agree.
+#[must_use]
+pub fn is_canary(volume: &RdsVolume) -> bool {
+    let meta = &volume.metadata;
+    let made_by = meta.labels.as_ref().and_then(|l| l.get(LABEL_MADE_BY));
+    let named = meta.name.as_ref().is_some_and(|n| n.starts_with(CANARY_PREFIX));
+    named && made_by.is_some_and(|by| by == MADE_BY_SELF_TEST)
 }
 
 fn uuid_in(name: &str, prefix: &str) -> Option<Uuid> {

@@ -32,12 +32,18 @@ pub const ANNOTATION_NODE_IS_OFF: &str = "rds.csi.srvlab.io/node-is-off";
 /// one was cloned from the other.
 pub const ANNOTATION_HOST_NQN: &str = "rds.csi.srvlab.io/host-nqn";
 
+/// Annotation on an RdsServer by which a person asks for the self-test of fencing now. Any value.
+pub const ANNOTATION_TEST_FENCING: &str = "rds.csi.srvlab.io/test-fencing";
+
 /// Label on RdsVolumes made by CreateVolume; hand-written ones lack it. Value: `csi`. The admission policies and the
 /// rules of deletion tell the two kinds apart by it.
 pub const LABEL_MADE_BY: &str = "rds.csi.srvlab.io/made-by";
 
 /// Value of [`LABEL_MADE_BY`] on volumes that came from a PersistentVolumeClaim.
 pub const MADE_BY_CSI: &str = "csi";
+
+/// Value of [`LABEL_MADE_BY`] on the canary of the self-test of fencing, which holds nobody's data. Only the operator sets it.
+pub const MADE_BY_SELF_TEST: &str = "self-test";
 
 /// Topology key reported by the node agent and used in `RdsServer.spec.topology` (K13).
 pub const TOPOLOGY_ZONE: &str = "topology.rds.csi.srvlab.io/zone";
@@ -50,6 +56,8 @@ pub mod manager {
     pub const ADMISSION: &str = "rds-admission";
     /// All other status written by the lease holder, by server-side apply.
     pub const OPERATOR: &str = "rds-operator";
+    /// `RdsServer.status.fenceTest` and the condition `FenceProven`, written by the lease holder's self-test.
+    pub const SELF_TEST: &str = "rds-self-test";
     /// `RdsAttachment.status.agent`, written by the agent of that node.
     pub const AGENT: &str = "rds-node-agent";
 }

@@ -68,6 +68,22 @@ pub enum Reason {
     VolumesExist,
     /// A command of which nothing was heard may still run.
     WaitingForLateCommands,
+    /// The self-test has shown that a fence ends sessions on the running RouterOS version.
+    Proven,
+    /// The self-test of fencing has not run yet, or does not run by itself.
+    NotTested,
+    /// The self-test of fencing runs.
+    Testing,
+    /// RouterOS has another version than the one that the self-test was about.
+    VersionChanged,
+    /// The self-test of fencing ended without evidence, for or against.
+    Inconclusive,
+    /// The self-test has shown that a session outlives the export that it was made through.
+    SessionSurvived,
+    /// The self-test has shown that the appliance still lets nodes in under a name that was cut.
+    OldNameAccepted,
+    /// A lost node is being cut at the appliance.
+    Cutting,
     /// Asked for something that this release does not do.
     NotSupported,
     /// Our bug.
@@ -76,7 +92,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for tests and documents.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 40] = [
         Self::Available,
         Self::Creating,
         Self::Expanding,
@@ -107,6 +123,14 @@ impl Reason {
         Self::NotRequested,
         Self::VolumesExist,
         Self::WaitingForLateCommands,
+        Self::Proven,
+        Self::NotTested,
+        Self::Testing,
+        Self::VersionChanged,
+        Self::Inconclusive,
+        Self::SessionSurvived,
+        Self::OldNameAccepted,
+        Self::Cutting,
         Self::NotSupported,
         Self::InternalError,
     ];
@@ -145,6 +169,14 @@ impl Reason {
             Self::NotRequested => "NotRequested",
             Self::VolumesExist => "VolumesExist",
             Self::WaitingForLateCommands => "WaitingForLateCommands",
+            Self::Proven => "Proven",
+            Self::NotTested => "NotTested",
+            Self::Testing => "Testing",
+            Self::VersionChanged => "VersionChanged",
+            Self::Inconclusive => "Inconclusive",
+            Self::SessionSurvived => "SessionSurvived",
+            Self::OldNameAccepted => "OldNameAccepted",
+            Self::Cutting => "Cutting",
             Self::NotSupported => "NotSupported",
             Self::InternalError => "InternalError",
         }

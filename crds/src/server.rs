@@ -31,6 +31,11 @@ use crate::size::Size;
     printcolumn(name = "Pool", type_ = "string", json_path = ".status.pool.summary"),
     printcolumn(name = "Volumes", type_ = "integer", json_path = ".status.volumes"),
     printcolumn(name = "Provisioned", type_ = "string", json_path = ".status.provisioned"),
+    printcolumn(
+        name = "Fencing",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="FenceProven")].reason"#
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Address",
@@ -39,7 +44,7 @@ use crate::size::Size;
         priority = 1
     ),
     printcolumn(
-        name = "Fencing",
+        name = "FenceProven",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="FenceProven")].status"#,
         priority = 1
@@ -216,6 +221,48 @@ pub struct RdsServerStatus {
     /// Disks with this cluster's tag that no RdsVolume names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphans: Option<Orphans>,
+    /// The self-test behind the condition FenceProven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence_test: Option<FenceTest>,
+}
+
+/// The self-test of fencing: what is known of the last one, and the one that runs.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FenceTest {
+    /// RouterOS version that the verdict in FenceProven is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// When the last test ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    /// The node that the last test ran on: the next one takes another, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Tests since the last one that proved something good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures: Option<u32>,
+    /// Before this moment no test begins by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Time>,
+    /// The test in progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<FenceTestRun>,
+}
+
+/// A self-test in progress.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FenceTestRun {
+    /// The node that holds the session.
+    pub node: String,
+    /// RouterOS version at its beginning.
+    pub version: String,
+    /// When it began.
+    pub started_at: Time,
+    /// UID of the RdsAttachment whose session was seen live. From then on the canary is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "attachmentUID")]
+    pub attachment_uid: Option<String>,
 }
 
 /// The pool that holds the image files.
