@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use rds_crds::condition::{find_condition, kind};
+use rds_crds::identity::is_canary;
 use rds_crds::volume::{FormatLedger, FormatState, RdsVolumeStatus};
 use rds_crds::{RdsServer, RdsVolume};
 use tokio::sync::mpsc;
@@ -11,12 +12,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::attachment::decide::Release;
-use crate::attachment::release_note;
+use crate::attachment::{FenceMetrics, FenceResult, release_note};
 use crate::volume::Change;
 
 /// Takes events; [`Poster::run`] posts them. A queue, so that nobody waits for an event to be written.
 #[derive(Clone)]
-pub(crate) struct Announcer(mpsc::Sender<(Event, ObjectReference)>);
+pub(crate) struct Announcer {
+    queue: mpsc::Sender<(Event, ObjectReference)>,
+    fences: FenceMetrics,
+}
 
 /// Posts events; one that cannot be posted is logged and forgotten.
 pub(crate) struct Poster {
@@ -36,14 +40,14 @@ const WARNINGS: [&str; 4] = [
 ];
 
 impl Announcer {
-    pub(crate) fn new(client: Client, instance: &str) -> (Self, Poster) {
+    pub(crate) fn new(client: Client, instance: &str, fences: FenceMetrics) -> (Self, Poster) {
         let reporter = Reporter {
             controller: rds_crds::names::DOMAIN.to_owned(),
             instance: Some(instance.to_owned()),
         };
         let (sender, queue) = mpsc::channel(QUEUE);
         (
-            Self(sender),
+            Self { queue: sender, fences },
             Poster {
                 recorder: Recorder::new(client, reporter),
                 queue,
@@ -102,32 +106,43 @@ impl Announcer {
 
     /// A holder was let go.
     pub(crate) fn released(&self, volume: &RdsVolume, why: Release) {
-        self.post(
-            volume,
-            EventType::Normal,
-            "VolumeDetached",
-            release_note(why).to_owned(),
-        );
+        let type_ = match why {
+            Release::NodeIsOff => {
+                self.fences.person(true);
+                info!(target: "audit", volume = volume.metadata.name, what = "released without a cut: a person vouched that the node is off");
+                EventType::Warning
+            }
+            Release::Disconnected | Release::Rebooted => EventType::Normal,
+        };
+        self.post(volume, type_, "VolumeDetached", release_note(why).to_owned());
+    }
+
+    /// A person's word that a node is off was not believed.
+    pub(crate) fn not_believed(&self, volume: &RdsVolume, why: &str) {
+        self.fences.person(false);
+        info!(target: "audit", volume = volume.metadata.name, what = "a person's word was refused", why);
+        self.post(volume, EventType::Warning, "NodeIsOffRefused", why.to_owned());
     }
 
     /// A lost node is about to be cut at the target. Each fence leaves an event and an audit line (I19).
     pub(crate) fn fencing(&self, volume: &RdsVolume, node: &str) {
         info!(target: "audit", volume = volume.metadata.name, node, what = "fence begins");
-        self.post(
-            volume,
-            EventType::Warning,
-            "Fencing",
-            match node {
-                "" => "the record of who uses the volume was lost: all former connections are being cut at the target"
-                    .to_owned(),
-                _ => format!("node {node} is lost: it is being cut at the target"),
-            },
-        );
+        let note = match node {
+            _ if is_canary(volume) => format!("the self-test of fencing cuts node {node} from its canary"),
+            "" => "the record of who uses the volume was lost: all former connections are being cut at the target"
+                .to_owned(),
+            _ => format!("node {node} is lost: it is being cut at the target"),
+        };
+        self.post(volume, EventType::Warning, "Fencing", note);
     }
 
     /// A lost node was cut and that was read back.
     pub(crate) fn fenced(&self, volume: &RdsVolume, node: &str) {
         info!(target: "audit", volume = volume.metadata.name, node, what = "fence done");
+        if is_canary(volume) {
+            return;
+        }
+        self.fences.ended(FenceResult::Done);
         self.post(
             volume,
             EventType::Warning,
@@ -137,6 +152,21 @@ impl Announcer {
                 _ => format!("node {node} was cut at the target; its unwritten data is lost"),
             },
         );
+    }
+
+    /// A command of a fence failed, or its result is not known; it is tried again.
+    pub(crate) fn fence_failed(&self, volume: &RdsVolume) {
+        info!(target: "audit", volume = volume.metadata.name, what = "fence did not get on");
+        if !is_canary(volume) {
+            self.fences.ended(FenceResult::Failed);
+        }
+    }
+
+    /// A fence is owed and waits.
+    pub(crate) fn fence_pending(&self, volume: &RdsVolume, note: &str) {
+        info!(target: "audit", volume = volume.metadata.name, what = "fence withheld", note);
+        self.fences.ended(FenceResult::Withheld);
+        self.post(volume, EventType::Warning, kind::FENCE_PENDING, note.to_owned());
     }
 
     /// The format ledger says something new.
@@ -160,11 +190,6 @@ impl Announcer {
         self.post(volume, EventType::Normal, reason, note);
     }
 
-    /// A fence is owed and waits.
-    pub(crate) fn fence_pending(&self, volume: &RdsVolume, note: &str) {
-        self.post(volume, EventType::Warning, kind::FENCE_PENDING, note.to_owned());
-    }
-
     /// A server that became ready, or is not any more.
     pub(crate) fn server(&self, server: &RdsServer, ready: bool, reason: &str, note: &str) {
         let type_ = if ready { EventType::Normal } else { EventType::Warning };
@@ -183,7 +208,7 @@ impl Announcer {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if self.0.try_send((event, about.object_ref(&()))).is_err() {
+        if self.queue.try_send((event, about.object_ref(&()))).is_err() {
             debug!(reason, "an event was dropped: too many wait");
         }
     }

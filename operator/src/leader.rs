@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::attachment::FenceMetrics;
 use crate::config::Config;
 use crate::events::Announcer;
 use crate::routeros::{ClusterId, RouterosMetrics};
@@ -38,6 +39,8 @@ pub struct Setup {
     pub config: Arc<Config>,
     /// Metrics of the management connections.
     pub metrics: RouterosMetrics,
+    /// Series about fences.
+    pub fences: FenceMetrics,
     /// Client for the Lease alone, with timeouts shorter than the Lease: an API server that does not answer must not
     /// keep a leader in its belief.
     pub lease_client: Client,
@@ -124,7 +127,11 @@ async fn lead(setup: &Setup, manager: &LeaseManager, stop: &CancellationToken) -
 /// All reconcilers, until `stop`; then they finish what is under way.
 async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
     let Setup {
-        world, config, metrics, ..
+        world,
+        config,
+        metrics,
+        fences,
+        ..
     } = setup;
     let Some(cluster) = cluster_id(&world.client, &stop).await else {
         return Ok(());
@@ -133,7 +140,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         return Ok(());
     }
     let fleet = Arc::new(Fleet::default());
-    let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity());
+    let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity(), fences);
     let (triggers, triggered) = mpsc::unbounded_channel();
     let servers = server::Context {
         world: world.clone(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use kube::Client;
+use rds_operator::attachment::FenceMetrics;
 use rds_operator::config::Config;
 use rds_operator::csi::{Csi, Settings, socket};
 use rds_operator::health::{self, Health};
@@ -92,6 +93,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         world: world.clone(),
         config: Arc::new(config.clone()),
         metrics,
+        fences: FenceMetrics::new(telemetry.registry())?,
         lease_client,
     };
     work.spawn("leader", leader::run(setup, work.stop()));

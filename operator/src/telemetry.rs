@@ -189,7 +189,11 @@ mod tests {
     #[test]
     fn b61_every_series_is_in_the_document() {
         let text = include_str!("../../docs/metrics.md");
-        let sources = [include_str!("telemetry.rs"), include_str!("routeros/metrics.rs")];
+        let sources = [
+            include_str!("telemetry.rs"),
+            include_str!("routeros/metrics.rs"),
+            include_str!("attachment/metrics.rs"),
+        ];
         let quoted = sources.iter().flat_map(|source| source.split('"'));
         let names: Vec<_> = quoted
             .filter(|s| s.starts_with("rds_csi_") && !s.contains(['{', ' ']))

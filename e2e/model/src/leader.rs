@@ -221,6 +221,8 @@ fn act(model: &Protocol, world: &mut World, i: usize) {
         Step::Release(a, _) => swap(world, &|record| {
             record.holders.retain(|h| usize::from(h.attachment) != uid(&a))
         }),
+        // No person speaks in this world.
+        Step::RefuseVouch(_) => {}
         Step::Acknowledge(nodes) => swap(world, &|record| {
             record.fenced.retain(|n| !nodes.contains(&n.to_string()))
         }),
@@ -321,6 +323,8 @@ fn seen(model: &Protocol, view: &Snapshot, leader: &Leader) -> Seen {
             .map(ToString::to_string)
             .collect(),
         cut_now: None,
+        vouch: None,
+        canary: None,
         did: leader.did,
         appliance_failed: leader.failed,
         now: Timestamp::UNIX_EPOCH,

@@ -165,13 +165,14 @@ impl Store {
     }
 
     /// A person's word was acted upon.
-    pub(crate) async fn drop_annotation(&self, volume: &RdsVolume, name: &str) -> Result<(), ApiError> {
+    pub(crate) async fn drop_annotation(&self, volume: &mut RdsVolume, name: &str) -> Result<(), ApiError> {
         let patch = json!({"metadata": {"uid": volume.metadata.uid, "annotations": {name: null}}});
         let params = PatchParams {
             field_manager: Some(manager::OPERATOR.to_owned()),
             ..PatchParams::default()
         };
-        self.raw
+        *volume = self
+            .raw
             .patch(&volume.name_any(), &params, &Patch::Merge(&patch))
             .await
             .map_err(|e| ApiError::of(volume, e))?;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::admit::admit;
 use super::model::{Ask, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
+use super::vouch::Vouch;
 
 /// An RdsAttachment as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,6 +56,10 @@ pub struct Seen {
     pub licence: Licence,
     /// A person's word to cut this node at once, though another holder is alive.
     pub cut_now: Option<String>,
+    /// What a person's word that a node is off amounts to.
+    pub vouch: Option<Vouch>,
+    /// The volume is the canary of the self-test: nobody's data, cut on purpose.
+    pub canary: Option<Canary>,
     /// Fenced nodes that have acknowledged it, or are gone: they need not be remembered.
     pub acknowledged: Vec<String>,
     /// What this pass did on the appliance, and read back.
@@ -63,6 +68,13 @@ pub struct Seen {
     pub appliance_failed: bool,
     /// Now.
     pub now: Timestamp,
+}
+
+/// The canary of the self-test of fencing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Canary {
+    /// Its deletion was requested.
+    pub going: bool,
 }
 
 /// A command of a fence that was read back.
@@ -115,6 +127,8 @@ pub enum Step {
     EndFence,
     /// Compare-and-swap: these nodes need not be remembered as cut any more.
     Acknowledge(Vec<String>),
+    /// Say that the word `node-is-off` was not believed, or was acted upon before, and take it off.
+    RefuseVouch(String),
     /// Nothing now. What is owed, if anything.
     Rest(Option<Owed>),
 }
@@ -172,6 +186,14 @@ pub fn decide(seen: &Seen) -> Step {
             return Step::Succeed(old.attachment.clone(), attachment.ask.attachment.clone());
         }
     }
+    match &seen.vouch {
+        Some(Vouch::Believed(attachment)) => return Step::Release(attachment.clone(), Release::NodeIsOff),
+        Some(Vouch::Refused(why)) => return Step::RefuseVouch(why.clone()),
+        Some(Vouch::NotYet) | None => {}
+    }
+    if let Some(step) = canary(seen) {
+        return step;
+    }
     let mut owed = None;
     if let Some(holder) = volume.holders.iter().find(|h| h.standing == Standing::Lost) {
         match fence(seen, holder) {
@@ -199,6 +221,14 @@ pub fn decide(seen: &Seen) -> Step {
     }
     for attachment in seen.attachments.iter().filter(|a| !a.deleting) {
         let uid = attachment.ask.attachment.clone();
+        // Once cut, a canary has served: nobody is let in again.
+        if seen.canary.is_some() && volume.generation > 1 {
+            if matches!(attachment.said, Said::Admitted(_)) {
+                let why = "the canary was cut, as the self-test wants it".to_owned();
+                return Step::Deny(uid, Refusal::FencePending, why);
+            }
+            continue;
+        }
         let next = match admitted(seen, attachment) {
             Verdict::Held if attachment.said == Said::Admitted(volume.generation) => continue,
             Verdict::Held => Step::Grant(uid),
@@ -292,6 +322,14 @@ fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
         Licence::Granted if seen.appliance_failed => owed("", "the appliance did not answer or refused".to_owned()),
         Licence::Granted => Some(Ok(Step::BeginFence(String::new(), String::new()))),
     }
+}
+
+/// The self-test cuts a holder that is alive, on its canary and nowhere else, by the very steps of every other fence.
+fn canary(seen: &Seen) -> Option<Step> {
+    let canary = seen.canary.filter(|_| !seen.appliance_failed)?;
+    let asked = |h: &&HolderView| canary.going || seen.cut_now.as_deref() == Some(h.node.as_str());
+    let holder = seen.volume.holders.iter().find(asked)?;
+    Some(Step::BeginFence(holder.node.clone(), holder.attachment.clone()))
 }
 
 /// Cuts a lost holder, unless that would cut a live one, or nobody allows it.

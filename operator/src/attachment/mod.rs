@@ -6,6 +6,8 @@ pub mod admit;
 mod api;
 pub mod decide;
 mod evidence;
+mod licence;
+mod metrics;
 pub mod model;
 mod observe;
 mod reconcile;
@@ -13,7 +15,10 @@ mod record;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+pub mod vouch;
 
 pub(crate) use api::Store;
+pub use metrics::FenceMetrics;
+pub(crate) use metrics::FenceResult;
 pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience};
 pub(crate) use reconcile::{Place, reconcile, release_note};

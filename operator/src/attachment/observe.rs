@@ -12,18 +12,20 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use rds_crds::condition::{find_condition, is_true, kind};
-use rds_crds::names::ANNOTATION_FENCE_NOW;
-use rds_crds::server::Fencing;
-use rds_crds::volume::{AccessMode, FencePhase, MigrationPolicy, Role, VolumeMode};
+use rds_crds::identity::is_canary;
+use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
+use rds_crds::volume::{AccessMode, FencePhase, Fenced, MigrationPolicy, Role, VolumeMode};
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
 use tokio::time::Instant;
 
 use crate::world::World;
 
-use super::decide::{AttachmentView, Licence, Said, Seen};
+use super::decide::{AttachmentView, Canary, Said, Seen};
 use super::evidence::{unpublished, vouches};
+use super::licence::{FENCE_WINDOW, licence};
 use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
 use super::standing::{NodeFacts, Pulse, replaced, standing, word};
+use super::vouch::{Named, judge, node_of};
 
 /// Condition of an RdsAttachment: whether it may be used.
 pub(crate) const ADMITTED: &str = "Admitted";
@@ -33,10 +35,6 @@ pub(crate) const DISCONNECTED: &str = "Disconnected";
 pub(crate) const CLEARED: &str = "Cleared";
 /// Reason of `Admitted=False` once the detach was asked for.
 pub(crate) const WITHDRAWN: &str = "Withdrawn";
-
-/// At most so many nodes are cut within [`FENCE_WINDOW`]; more looks like our own mistake (I19).
-const MAX_FENCED_NODES: usize = 2;
-const FENCE_WINDOW: i64 = 600;
 
 /// Times that evidence needs.
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +152,8 @@ pub(crate) async fn seen(
     let status = volume.status.clone().unwrap_or_default();
     let mut holders = Vec::new();
     let mut wanted: Option<Vec<String>> = None;
+    let vouched = volume.annotations().get(ANNOTATION_NODE_IS_OFF);
+    let mut named = None;
     for holder in &status.holders {
         let uid = &holder.attachment_uid;
         let object = attachments.iter().find(|a| a.metadata.uid.as_deref() == Some(uid));
@@ -168,13 +168,22 @@ pub(crate) async fn seen(
         let pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
         let replaced = replaced(intent, status.export_generation.unwrap_or(1), &facts);
         let mut is = standing(&facts, pulse, going, replaced, outside.patience.grace);
-        if is == Standing::Lost {
-            if wanted.is_none() {
-                wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
-            }
-            if wanted.as_ref().is_some_and(|nodes| nodes.contains(&holder.node)) {
-                is = Standing::Doubtful;
-            }
+        let asked_about = vouched.is_some_and(|word| node_of(word) == holder.node);
+        if wanted.is_none() && (is == Standing::Lost || asked_about) {
+            wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
+        }
+        let still_wanted = wanted.as_ref().is_some_and(|nodes| nodes.contains(&holder.node));
+        if is == Standing::Lost && still_wanted {
+            is = Standing::Doubtful;
+        }
+        if asked_about {
+            let shown = Some(&facts.boot_id).filter(|boot| !boot.is_empty());
+            named = Some(Named {
+                attachment: uid.clone(),
+                pulse,
+                detach_wanted: going && !still_wanted,
+                boot_id: intent.map(|i| &i.boot_id).or(shown).cloned(),
+            });
         }
         let disconnected = agent.is_some_and(|a| is_true(&a.conditions, DISCONNECTED));
         holders.push(HolderView {
@@ -218,11 +227,20 @@ pub(crate) async fn seen(
         let vouched = vouches(&outside.world.client, attachment, view.generation, &status.holders).await?;
         views.push(attachment_view(attachment, vouched));
     }
+    let cut_now = volume.annotations().get(ANNOTATION_FENCE_NOW).cloned();
+    let lost = view.holders.iter().filter(|h| h.standing == Standing::Lost);
+    let lost: Vec<&str> = lost.map(|h| h.node.as_str()).collect();
+    let volumes = outside.world.volumes.all();
+    let volumes = volumes.iter().map(std::sync::Arc::as_ref);
     Ok(Seen {
-        licence: licence(server, outside.world, &view, now),
+        licence: licence(server, volumes, &lost, cut_now.as_deref(), now),
         attachments: views,
-        acknowledged: acknowledged(&view, &attachments, outside),
-        cut_now: volume.annotations().get(ANNOTATION_FENCE_NOW).cloned(),
+        acknowledged: acknowledged(&status.fenced, &attachments, outside, now),
+        canary: is_canary(volume).then(|| Canary {
+            going: volume.metadata.deletion_timestamp.is_some(),
+        }),
+        vouch: vouched.map(|word| judge(word, named.as_ref())),
+        cut_now,
         did: None,
         appliance_failed: false,
         now,
@@ -230,11 +248,13 @@ pub(crate) async fn seen(
     })
 }
 
-/// Who was cut and has said since that nothing of it is left, or whose Node is gone for good.
+/// Who was cut and has said since that nothing of it is left, or whose Node is gone for good. A node that is gone is remembered
+/// until it counts no more for the limit of nodes per time.
 fn acknowledged(
-    view: &VolumeView,
+    fenced: &[Fenced],
     attachments: &[std::sync::Arc<RdsAttachment>],
     outside: &Outside<'_>,
+    now: Timestamp,
 ) -> Vec<String> {
     let cleared = |node: &String| {
         attachments.iter().filter(|a| a.spec.node == *node).any(|a| {
@@ -246,10 +266,11 @@ fn acknowledged(
         let facts = node_facts(outside.world, outside.clock, node);
         facts.gone_for.is_some_and(|gone| gone >= outside.patience.grace)
     };
-    view.fenced
+    let counts = |f: &Fenced| now.as_second() - f.at.0.as_second() < FENCE_WINDOW;
+    fenced
         .iter()
-        .filter(|node| cleared(node) || gone(node))
-        .cloned()
+        .filter(|f| cleared(&f.node) || (gone(&f.node) && !counts(f)))
+        .map(|f| f.node.clone())
         .collect()
 }
 
@@ -310,49 +331,4 @@ async fn wanted_nodes(client: &Client, driver: &str, volume: &str) -> Result<Vec
         .filter(wants)
         .map(|a| a.spec.node_name.clone())
         .collect())
-}
-
-/// Whether anybody may be cut on this server now.
-fn licence(server: &RdsServer, world: &World, volume: &VolumeView, now: Timestamp) -> Licence {
-    let name = server.name_any();
-    let conditions = server
-        .status
-        .as_ref()
-        .map(|s| s.conditions.as_slice())
-        .unwrap_or_default();
-    match server.spec.fencing.unwrap_or_default() {
-        Fencing::Plan => {
-            return Licence::Withheld(format!(
-                "spec.fencing of server {name} is Plan: wait for the node or its reboot, or annotate the RdsVolume with rds.csi.srvlab.io/node-is-off: <node>/<bootID>"
-            ));
-        }
-        Fencing::Auto if !is_true(conditions, kind::FENCE_PROVEN) => {
-            return Licence::Withheld(format!(
-                "no self-test has shown that a fence ends sessions on server {name} (FenceProven is not True): wait for the node or its reboot, set spec.fencing to Assume if you know that it does, or annotate the RdsVolume with rds.csi.srvlab.io/node-is-off: <node>/<bootID>"
-            ));
-        }
-        Fencing::Auto | Fencing::Assume => {}
-    }
-    let mut recent: Vec<String> = Vec::new();
-    for other in world.volumes.all() {
-        let Some(status) = &other.status else { continue };
-        let cut = status.fenced.iter().map(|f| (&f.node, f.at.0));
-        let cutting = status.fence.iter().map(|f| (&f.node, f.started_at.0));
-        recent.extend(
-            cut.chain(cutting)
-                .filter(|(_, at)| now.as_second() - at.as_second() < FENCE_WINDOW)
-                .map(|(node, _)| node.clone()),
-        );
-    }
-    recent.sort();
-    recent.dedup();
-    let lost: Vec<&HolderView> = volume.holders.iter().filter(|h| h.standing == Standing::Lost).collect();
-    let new = lost.iter().any(|h| !recent.contains(&h.node));
-    if new && recent.len() >= MAX_FENCED_NODES {
-        return Licence::Withheld(format!(
-            "{} were cut within 10 minutes, which is the limit: look whether they are really lost, then annotate the RdsVolume with rds.csi.srvlab.io/fence-now: <node>",
-            recent.join(" and ")
-        ));
-    }
-    Licence::Granted
 }

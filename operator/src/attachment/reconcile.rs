@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
-use rds_crds::names::ANNOTATION_FENCE_NOW;
+use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
 use rds_crds::volume::FencePhase;
 use rds_crds::{RdsServer, RdsVolume};
 use tracing::{info, warn};
@@ -68,6 +68,13 @@ pub(crate) async fn reconcile(
             Step::Release(uid, why) => {
                 swap(volume, &store, &Change::Release(uid), now).await?;
                 announcer.released(volume, why);
+                if why == Release::NodeIsOff {
+                    store.drop_annotation(volume, ANNOTATION_NODE_IS_OFF).await?;
+                }
+            }
+            Step::RefuseVouch(why) => {
+                announcer.not_believed(volume, &why);
+                store.drop_annotation(volume, ANNOTATION_NODE_IS_OFF).await?;
             }
             Step::BeginFence(node, attachment) => {
                 let nqn = next_nqn(&place.base, seen.volume.generation + 1);
@@ -79,7 +86,7 @@ pub(crate) async fn reconcile(
             Step::Acknowledge(nodes) => swap(volume, &store, &Change::Acknowledged(nodes), now).await?,
             Step::Cut => match cut(volume, place).await {
                 Ok(()) => did = Some(Did::Cut),
-                Err(error) => failed = failure(volume, "cut", &error),
+                Err(error) => failed = failure(volume, "cut", &error, announcer),
             },
             Step::RecordCut => {
                 swap(volume, &store, &Change::RecordCut, now).await?;
@@ -87,7 +94,7 @@ pub(crate) async fn reconcile(
             }
             Step::Reopen => match reopen(volume, place).await {
                 Ok(()) => did = Some(Did::Reopened),
-                Err(error) => failed = failure(volume, "reopen", &error),
+                Err(error) => failed = failure(volume, "reopen", &error, announcer),
             },
             Step::EndFence => {
                 let node = volume
@@ -122,7 +129,8 @@ fn info_unless_rest(volume: &RdsVolume, step: &Step) {
     }
 }
 
-fn failure(volume: &RdsVolume, what: &str, error: &RdsError) -> bool {
+fn failure(volume: &RdsVolume, what: &str, error: &RdsError, announcer: &Announcer) -> bool {
+    announcer.fence_failed(volume);
     warn!(volume = volume.name_any(), what, %error, "the fence did not get on");
     true
 }

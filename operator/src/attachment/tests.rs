@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use rds_crds::volume::{AccessMode, Role};
 
 use super::admit::admit;
-use super::decide::{AttachmentView, Did, Licence, Owed, Release, Said, Seen, Step, decide};
+use super::decide::{AttachmentView, Canary, Did, Licence, Owed, Release, Said, Seen, Step, decide};
 use super::model::{Ask, FenceView, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
+use super::vouch::Vouch;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -228,6 +229,8 @@ fn seen(volume: VolumeView, attachments: Vec<AttachmentView>) -> Seen {
         licence: Licence::Granted,
         acknowledged: vec![],
         cut_now: None,
+        vouch: None,
+        canary: None,
         did: None,
         appliance_failed: false,
         now: at(0),
@@ -441,4 +444,54 @@ fn i4_a_holder_whose_object_was_removed_by_force_is_succeeded_only_by_its_own_ma
     now.attachments.push(attachment("n1", true, Said::Withdrawn));
     now.cut_now = None;
     assert!(!matches!(decide(&now), Step::Succeed(..)), "{:?}", decide(&now));
+}
+
+#[test]
+fn i4_a_persons_word_releases_without_a_cut_and_ends_a_deferred_fence() {
+    let mut world = rwx();
+    world.holders = vec![holder("n1", Standing::Lost), holder("n2", Standing::Alive)];
+    let mut now = seen(world, vec![attachment("n1", true, Said::Admitted(1))]);
+    now.licence = Licence::Withheld("Plan".into());
+    now.vouch = Some(Vouch::Believed("uid-n1".into()));
+    assert_eq!(decide(&now), Step::Withdraw("uid-n1".into()), "permission goes first");
+    now.attachments[0].said = Said::Withdrawn;
+    assert_eq!(decide(&now), Step::Release("uid-n1".into(), Release::NodeIsOff));
+    now.vouch = Some(Vouch::Refused("it is on".into()));
+    assert_eq!(decide(&now), Step::RefuseVouch("it is on".into()));
+    for vouch in [Some(Vouch::NotYet), None] {
+        now.vouch = vouch;
+        assert_eq!(decide(&now), Step::Forget("uid-n1".into()), "still deferred");
+    }
+    now.volume.fence = Some(FenceView {
+        node: "n1".into(),
+        attachment: "uid-n1".into(),
+        cut: false,
+    });
+    now.vouch = Some(Vouch::Believed("uid-n1".into()));
+    assert_eq!(decide(&now), Step::Cut, "a cut that has begun goes on");
+}
+
+#[test]
+fn d4_a_live_holder_is_cut_only_on_a_canary() {
+    let mut world = volume(true, &[AccessMode::ReadWriteOnce]);
+    world.holders = vec![holder("n1", Standing::Alive)];
+    let mut now = seen(world, vec![attachment("n1", false, Said::Admitted(1))]);
+    now.licence = Licence::Withheld("not proven yet: this is how it is proven".into());
+    now.cut_now = Some("n1".into());
+    assert_eq!(decide(&now), Step::Rest(None), "no canary");
+    let begin = Step::BeginFence("n1".into(), "uid-n1".into());
+    now.canary = Some(Canary { going: false });
+    assert_eq!(decide(&now), begin);
+    now.cut_now = None;
+    assert_eq!(decide(&now), Step::Rest(None), "not before it is asked for");
+    now.canary = Some(Canary { going: true });
+    assert_eq!(decide(&now), begin, "one that goes waits for nobody");
+    now.appliance_failed = true;
+    assert_eq!(decide(&now), Step::Rest(None));
+    now.appliance_failed = false;
+    (now.volume.generation, now.canary) = (2, Some(Canary { going: false }));
+    now.volume.holders.clear();
+    assert!(matches!(decide(&now), Step::Deny(_, Refusal::FencePending, _)));
+    now.attachments[0].said = Said::Refused("FencePending".into(), String::new());
+    assert_eq!(decide(&now), Step::Rest(None), "nobody is let in again");
 }

@@ -171,7 +171,15 @@ pub fn verdict(word: &str) -> Verdict {
         | Reason::PersistentVolumeExists
         | Reason::NotRequested
         | Reason::VolumesExist
-        | Reason::WaitingForLateCommands => Verdict::Wait,
+        | Reason::WaitingForLateCommands
+        | Reason::Cutting
+        | Reason::Proven
+        | Reason::NotTested
+        | Reason::Testing
+        | Reason::VersionChanged
+        | Reason::Inconclusive
+        | Reason::SessionSurvived
+        | Reason::OldNameAccepted => Verdict::Wait,
         // A newer word of the same set: not final.
         _ => Verdict::Wait,
     }

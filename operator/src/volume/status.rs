@@ -62,6 +62,15 @@ pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, 
             say(kind::STALLED, Some(true), report.reason, &report.message);
         }
     }
+    // A fence that runs shows; once it is over, the pass over the attachments takes the word back.
+    if let Some(fence) = &old.fence {
+        let who = match fence.node.as_str() {
+            "" => "everybody".to_owned(),
+            node => format!("node {node}"),
+        };
+        let message = format!("{who} is being cut at the appliance; until then nobody else gets the volume");
+        say(kind::FENCE_PENDING, Some(true), Reason::Cutting, &message);
+    }
     for (kind, said) in [
         (kind::DRIFTED, &report.drifted),
         (kind::EXPAND_PENDING, &report.expand_pending),
