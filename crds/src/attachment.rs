@@ -22,6 +22,8 @@ pub mod kind {
     pub const CLEARED: &str = "Cleared";
     /// False: data may be lost, or the device is not in order.
     pub const HEALTHY: &str = "Healthy";
+    /// The volume is prepared for pods of the node: mounted, or ready as a raw device.
+    pub const STAGED: &str = "Staged";
 }
 
 /// One node that wants, has or leaves one volume. Made and ended by the CSI Controller only.
@@ -144,9 +146,15 @@ pub struct AgentStatus {
     /// State of the NVMe controller as the kernel spells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller_state: Option<String>,
-    /// Failures of this volume on this node, for the breaker.
+    /// Failures of this volume on this node since this object was made, for the breaker; it only grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<u32>,
+    /// Of them, those since the last success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures_in_row: Option<u32>,
+    /// Successes since this object was made; it only grows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successes: Option<u32>,
     /// The last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,

@@ -160,6 +160,22 @@ pub struct CircuitBreakerStatus {
     /// The `spec.circuitBreaker.resetToken` that was acted upon last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_reset_token: Option<String>,
+    /// How far the counts of each attachment went into this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folded: Vec<FoldedCounts>,
+}
+
+/// Counts of one attachment that the breaker has taken in: repeated or restarted, nothing counts twice.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FoldedCounts {
+    /// UID of the RdsAttachment.
+    #[serde(rename = "attachmentUID")]
+    pub attachment_uid: String,
+    /// Its failures.
+    pub failures: u32,
+    /// Its successes.
+    pub successes: u32,
 }
 
 /// States of a breaker.

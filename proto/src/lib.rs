@@ -1,6 +1,6 @@
 //! Bindings of the Container Storage Interface, wire-compatible with specification 1.12.
 //!
-//! Owns `csi.proto` and what is generated from it, and nothing else: no behaviour, no defaults. The module tree mirrors the
+//! Owns `csi.proto`, `pluginregistration.proto` and what is generated from it, and nothing else: no behaviour, no defaults. The module tree mirrors the
 //! package: [`csi::v1`] holds the messages, and one client and one server module for each service.
 
 /// The name under which every CSI message carries credentials. Code that logs a request must leave this field out.
@@ -19,5 +19,21 @@ pub mod csi {
     )]
     pub mod v1 {
         tonic::include_proto!("csi.v1");
+    }
+}
+
+/// How a plugin introduces itself to kubelet.
+pub mod pluginregistration {
+    /// Package `pluginregistration`.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::wildcard_enum_match_arm
+    )]
+    pub mod v1 {
+        tonic::include_proto!("pluginregistration");
     }
 }

@@ -22,6 +22,7 @@ use super::decide::{Step, Wait, decide};
 use super::model::{Admission, Fact, Failure, Host, InFlight, Seen, Sessions};
 use super::observe;
 use super::reach::{options, plain};
+use super::say::Written;
 use crate::crash;
 use crate::fabrics::{Fabrics, Options, Session};
 
@@ -59,6 +60,7 @@ pub(super) struct Memory {
     pub(super) retry_at: Option<Instant>,
     waits: u32,
     pub(super) bases: BTreeSet<String>,
+    pub(super) granted: Option<String>,
     pub(super) sessions: Vec<Session>,
 }
 
@@ -69,7 +71,7 @@ pub struct Agent {
     volumes: Api<RdsVolume>,
     nodes: Api<Node>,
     pub(super) fabrics: Arc<dyn Fabrics>,
-    host: Mutex<Host>,
+    pub(super) host: Mutex<Host>,
     prefix: String,
     pub(super) memory: Mutex<BTreeMap<String, Memory>>,
     pub(super) connecting: Arc<Mutex<BTreeSet<String>>>,
@@ -91,19 +93,19 @@ impl Agent {
         }
     }
 
-    pub(super) fn volumes(&self) -> &Api<RdsVolume> {
+    pub(crate) fn volumes(&self) -> &Api<RdsVolume> {
         &self.volumes
     }
 
-    pub(super) fn attachments(&self) -> &Api<RdsAttachment> {
+    pub(crate) fn attachments(&self) -> &Api<RdsAttachment> {
         &self.attachments
     }
 
-    pub(super) fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    pub(super) fn node(&self) -> String {
+    pub(crate) fn node(&self) -> String {
         lock(&self.host).node.clone()
     }
 
@@ -163,11 +165,12 @@ impl Agent {
         };
         let bases = observe::bases(object, known, &self.prefix);
         let granted = object.status.as_ref().and_then(|s| s.nqn.clone());
-        let (sessions, leftover) = self.look(&bases, granted).await;
+        let (sessions, leftover) = self.look(&bases, granted.clone()).await;
         let connecting = lock(&self.connecting).contains(&object.spec.volume);
         let mut all = lock(&self.memory);
         let memory = all.entry(name).or_default();
         memory.bases = bases;
+        memory.granted = granted;
         if let Sessions::Known(list) = &sessions {
             memory.sessions = plain(list);
         }
@@ -203,14 +206,17 @@ impl Agent {
         let agent = observe::agent(object);
         let now = Timestamp::now();
         match step {
-            Step::RecordIntent(intent) => self.write(object, "intent", observe::with_intent(agent, intent)).await,
+            Step::RecordIntent(intent) => {
+                let agent = observe::with_intent(agent, intent);
+                Ok(self.write(object, "intent", agent).await?.again())
+            }
             Step::Report(report) => {
-                self.write(object, "report", observe::with_report(agent, &report, now))
-                    .await
+                let agent = observe::with_report(agent, &report, now);
+                Ok(self.write(object, "report", agent).await?.again())
             }
             Step::DeclareDisconnected(last, report) => {
                 let agent = observe::with_last_word(agent, last, &report, now);
-                self.write(object, "disconnected", agent).await
+                Ok(self.write(object, "disconnected", agent).await?.again())
             }
             Step::Connect(grant) => {
                 let options = match volume {
@@ -258,7 +264,12 @@ impl Agent {
     }
 
     /// Compare-and-swap of `status.agent`.
-    async fn write(&self, object: &RdsAttachment, step: &str, agent: AgentStatus) -> Result<Again, kube::Error> {
+    pub(super) async fn write(
+        &self,
+        object: &RdsAttachment,
+        step: &str,
+        agent: AgentStatus,
+    ) -> Result<Written, kube::Error> {
         let name = object.name_any();
         let patch = json!({
             "apiVersion": format!("{DOMAIN}/{API_VERSION}"),
@@ -272,16 +283,16 @@ impl Agent {
             .patch_status(&name, &params, &Patch::Apply(&patch))
             .await;
         match done {
-            Ok(_) => {
+            Ok(now) => {
                 crash::after(step);
                 if let Some(memory) = lock(&self.memory).get_mut(&name) {
                     memory.waits = 0;
                 }
-                Ok(Again::Now)
+                Ok(Written::Done(Box::new(now)))
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                 debug!(attachment = name, step, "changed meanwhile, it is read again");
-                Ok(Again::Now)
+                Ok(Written::Changed(kube::Error::Api(status)))
             }
             Err(e) => Err(e),
         }

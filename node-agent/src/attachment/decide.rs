@@ -376,12 +376,8 @@ impl Look<'_> {
         Report {
             connected: connected.or_else(|| self.connected(session)),
             waiting: None,
-            // Nobody can take a loss back.
-            healthy: said
-                .report
-                .healthy
-                .clone()
-                .filter(|w| w.reason == Reason::PossibleDataLoss),
+            // What the data path has said of it stands; and nobody can take a loss back.
+            healthy: said.report.healthy.clone(),
             cleared: self.volume.is_some_and(|v| v.fenced) && !self.sessions.iter().any(older),
             controller_state: session.map(|s| s.state.clone()),
             // Nothing publishes yet, so a device that nothing uses has no pod, and one in use has one that is not known.

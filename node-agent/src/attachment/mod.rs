@@ -10,6 +10,7 @@ mod explore;
 pub mod model;
 pub mod observe;
 mod reach;
+pub(crate) mod say;
 pub mod sweep;
 #[cfg(test)]
 mod tests;

@@ -264,6 +264,22 @@ reasons! {
     DisconnectFailed,
     /// The node was cut at the target while it had a session.
     PossibleDataLoss,
+    /// The filesystem is mounted on the node.
+    Mounted,
+    /// The device is ready for raw use.
+    RawDevice,
+    /// It was unmounted, or is not used as a raw device any more.
+    Unstaged,
+    /// The filesystem was checked, or made, and is in order.
+    Checked,
+    /// The filesystem was mounted without a check.
+    CheckSkipped,
+    /// The filesystem is damaged and is not mounted.
+    Damaged,
+    /// The data on the disk is not what was recorded: nothing is done with it.
+    UnexpectedData,
+    /// Reading, formatting or mounting failed.
+    UseFailed,
     /// Nothing of an older generation is left.
     NothingLeft,
     /// Disconnected: there was a connection, and it is gone.

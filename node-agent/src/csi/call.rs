@@ -1,0 +1,188 @@
+//! One call in flight: its deadline, the guard that lets only one call a volume through, and its blocking work.
+//!
+//! The guard goes with the last thread that works for the call, not with whoever waits for it: an unmount that hangs in the kernel
+//! keeps its volume to itself (B29).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataMap;
+
+use super::failure::{Failure, shown};
+
+/// The last look at the host before the time is up needs this.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// We answer this long before the caller's deadline, with the reason.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// When the answer is due: the caller's `grpc-timeout` less a margin, or `otherwise` when it has set none.
+#[must_use]
+pub fn deadline(metadata: &MetadataMap, otherwise: Duration) -> Instant {
+    let asked = metadata
+        .get("grpc-timeout")
+        .and_then(|v| v.to_str().ok())
+        .and_then(timeout);
+    Instant::now() + asked.map_or(otherwise, |asked| asked - MARGIN.min(asked / 10))
+}
+
+/// The value of `grpc-timeout`: at most 8 digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n * 3600)),
+        "M" => Some(Duration::from_secs(n * 60)),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+/// The volumes with a call under way in this process.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<Mutex<BTreeSet<String>>>);
+
+#[derive(Debug)]
+struct Guard {
+    all: InFlight,
+    volume: String,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.all
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.volume);
+    }
+}
+
+/// A call that has its volume to itself.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// When the answer is due.
+    pub deadline: Instant,
+    guard: Arc<Guard>,
+}
+
+impl InFlight {
+    /// Takes the place of that volume, or says that somebody has it.
+    ///
+    /// # Errors
+    /// When another call has it.
+    pub fn enter(&self, volume: &str, deadline: Instant) -> Result<Call, Failure> {
+        if self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(volume.to_owned())
+        {
+            let guard = Guard {
+                all: self.clone(),
+                volume: volume.to_owned(),
+            };
+            return Ok(Call {
+                deadline,
+                guard: Arc::new(guard),
+            });
+        }
+        Err(Failure::Busy(format!(
+            "another call for volume {} is under way on this node: wait for it, then call again",
+            shown(volume)
+        )))
+    }
+}
+
+impl Call {
+    /// The volume.
+    #[must_use]
+    pub fn volume(&self) -> &str {
+        &self.guard.volume
+    }
+
+    /// Whether there is time for nothing more than an answer.
+    #[must_use]
+    pub fn over(&self) -> bool {
+        Instant::now() + LAST_LOOK >= self.deadline
+    }
+
+    /// Sleeps, but leaves time for a last look.
+    pub async fn pause(&self, wait: Duration) {
+        tokio::time::sleep_until((self.deadline - LAST_LOOK).min(Instant::now() + wait)).await;
+    }
+
+    /// Runs `work` on a thread of its own and waits for it until the deadline; it goes on all the same, and keeps the volume.
+    ///
+    /// # Errors
+    /// What `work` says, or that it is not done in time.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let guard = self.guard.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(guard);
+            done
+        });
+        match timeout_at(self.deadline, task).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(died)) => Err(Failure::Unavailable(format!("{what} died: {died}; call again"))),
+            Err(_) => Err(Failure::Pending(format!(
+                "{what} of volume {} is not done in time: it goes on, call again",
+                self.volume()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn b29_the_place_is_kept_until_the_last_thread_is_done() {
+        let all = InFlight::default();
+        let soon = Instant::now() + Duration::from_millis(50);
+        let call = all.enter("a", soon).unwrap();
+        assert!(matches!(all.enter("a", soon), Err(Failure::Busy(_))));
+        assert!(all.enter("b", soon).is_ok());
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let stuck = call.run("unmount", move || {
+            held.recv().ok();
+            Ok(())
+        });
+        assert!(matches!(stuck.await, Err(Failure::Pending(_))));
+        drop(call);
+        assert!(
+            matches!(all.enter("a", soon), Err(Failure::Busy(_))),
+            "its thread still works"
+        );
+        drop(release);
+        while all.enter("a", soon).is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_answer_comes_before_the_callers_deadline() {
+        let mut metadata = MetadataMap::new();
+        let left = |m: &MetadataMap| deadline(m, Duration::from_secs(60)) - Instant::now();
+        let near = |left: Duration, seconds: f64| (left.as_secs_f64() - seconds).abs() < 0.4;
+        assert!(near(left(&metadata), 60.0));
+        for (header, seconds) in [("60S", 59.0), ("5000m", 4.5), ("x", 60.0), ("999999999S", 60.0)] {
+            metadata.insert("grpc-timeout", header.parse().unwrap());
+            assert!(near(left(&metadata), seconds), "{header}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! A host of one disk, in memory. It logs every call that could change something, and reads of the disk.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::api::NQN;
+use crate::csi::host::{Device, Disk, Flush, Flushed, Found, Host, HostError, Kind, Mount, MountAs, Usage, Verdict};
+
+pub(super) const DEVICE: Device = Device { major: 259, minor: 1 };
+/// A device that the kernel does not know.
+pub(super) const GONE: Device = Device { major: 259, minor: 9 };
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) disk: Option<Disk>,
+    pub(super) content: Result<Found, HostError>,
+    pub(super) check: Verdict,
+    pub(super) mounts: Vec<Mount>,
+    pub(super) paths: BTreeMap<PathBuf, Kind>,
+    /// What each further rescan makes of the size.
+    pub(super) grows_to: Option<u64>,
+    pub(super) flushed: Flushed,
+    pub(super) held: bool,
+    pub(super) log: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Fake(pub(super) Arc<Mutex<World>>);
+
+impl Fake {
+    pub(super) fn new() -> Self {
+        let disk = Disk {
+            nqn: NQN.into(),
+            path: "/dev/nvme0n1".into(),
+            device: DEVICE,
+            size: 1 << 30,
+            live: true,
+            read_only: false,
+        };
+        Self(Arc::new(Mutex::new(World {
+            disk: Some(disk),
+            content: Ok(Found::Blank),
+            check: Verdict::Good,
+            mounts: Vec::new(),
+            paths: BTreeMap::new(),
+            grows_to: None,
+            flushed: Flushed::Clean,
+            held: false,
+            log: Vec::new(),
+        })))
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    /// The log since the last call.
+    pub(super) fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.world().log)
+    }
+
+    fn did(&self, what: impl Into<String>) -> MutexGuard<'_, World> {
+        let mut world = self.world();
+        world.log.push(what.into());
+        world
+    }
+}
+
+impl Host for Fake {
+    fn disk(&self, nqn: &str) -> Result<Option<Disk>, HostError> {
+        Ok(self.world().disk.clone().filter(|d| d.nqn == nqn))
+    }
+
+    fn rescan(&self, _: &str) -> Result<(), HostError> {
+        let mut world = self.did("rescan");
+        if let (Some(size), Some(disk)) = (world.grows_to, &mut world.disk) {
+            disk.size = size;
+        }
+        Ok(())
+    }
+
+    fn alive(&self, device: Device) -> Result<Option<bool>, HostError> {
+        Ok(self
+            .world()
+            .disk
+            .as_ref()
+            .filter(|d| d.device == device)
+            .map(|d| d.live))
+    }
+
+    fn mounts(&self) -> Result<Vec<Mount>, HostError> {
+        Ok(self.world().mounts.clone())
+    }
+
+    fn kind(&self, path: &Path) -> Result<Kind, HostError> {
+        Ok(self.world().paths.get(path).copied().unwrap_or(Kind::Missing))
+    }
+
+    fn nodes(&self, folder: &Path) -> Result<Vec<(PathBuf, Device)>, HostError> {
+        let world = self.world();
+        let nodes = world.paths.iter().filter_map(|(path, kind)| match kind {
+            Kind::Block(device) if path.starts_with(folder) => Some((path.clone(), *device)),
+            Kind::Block(_) | Kind::Missing | Kind::Folder | Kind::File(_) | Kind::Other => None,
+        });
+        Ok(nodes.collect())
+    }
+
+    fn set_read_only(&self, _: &Disk) -> Result<(), HostError> {
+        if let Some(disk) = &mut self.did("read-only").disk {
+            disk.read_only = true;
+        }
+        Ok(())
+    }
+
+    fn probe(&self, _: &Disk, _: &str) -> Result<Found, HostError> {
+        self.did("probe").content.clone()
+    }
+
+    fn format(&self, _: &Disk, fs: &str, uid: &str, _: &[String]) -> Result<(), HostError> {
+        self.did(format!("format {fs}")).content = Ok(Found::Filesystem {
+            fs: fs.into(),
+            uuid: uid.into(),
+        });
+        Ok(())
+    }
+
+    fn check(&self, _: &Disk, fs: &str) -> Result<Verdict, HostError> {
+        Ok(self.did(format!("check {fs}")).check.clone())
+    }
+
+    fn judge_options(&self, _: &str, options: &[String]) -> Result<(), String> {
+        match options.iter().find(|o| *o == "suid,evil") {
+            Some(bad) => Err(format!("mount option {bad} is refused: remove it")),
+            None => Ok(()),
+        }
+    }
+
+    fn mount(&self, disk: &Disk, at: &Path, how: &MountAs) -> Result<(), HostError> {
+        let word = if how.read_only { "mount-ro" } else { "mount" };
+        self.did(format!("{word} {}", how.fs)).mounts.push(Mount {
+            device: disk.device,
+            point: at.to_owned(),
+            root: "/".into(),
+            fs: how.fs.clone(),
+            read_only: how.read_only,
+        });
+        Ok(())
+    }
+
+    fn bind(&self, from: &Path, to: &Path, read_only: bool) -> Result<(), HostError> {
+        let mut world = self.did(if read_only { "bind-ro" } else { "bind" });
+        let staged = world.mounts.iter().rfind(|m| m.point == from).cloned();
+        let staged = staged.ok_or_else(|| HostError::Host("nothing is mounted there".into()))?;
+        world.mounts.push(Mount {
+            point: to.to_owned(),
+            read_only,
+            ..staged
+        });
+        Ok(())
+    }
+
+    fn unmount(&self, at: &Path, _: Device, flush: Flush) -> Result<Flushed, HostError> {
+        let mut world = self.did(if flush == Flush::Yes {
+            "flush unmount"
+        } else {
+            "unmount"
+        });
+        if let Some(i) = world.mounts.iter().rposition(|m| m.point == at) {
+            world.mounts.remove(i);
+        }
+        Ok(world.flushed.clone())
+    }
+
+    fn free(&self, _: &Disk) -> Result<bool, HostError> {
+        Ok(!self.world().held)
+    }
+
+    fn make_folder(&self, at: &Path) -> Result<(), HostError> {
+        self.world().paths.insert(at.to_owned(), Kind::Folder);
+        Ok(())
+    }
+
+    fn make_node(&self, at: &Path, device: Device, read_only: bool) -> Result<(), HostError> {
+        let mut world = self.did(if read_only { "node-ro" } else { "node" });
+        world.paths.insert(at.to_owned(), Kind::Block(device));
+        Ok(())
+    }
+
+    fn remove(&self, at: &Path) -> Result<(), HostError> {
+        self.did("remove").paths.remove(at);
+        Ok(())
+    }
+
+    fn grow(&self, _: &Disk, fs: &str, _: &Path) -> Result<(), HostError> {
+        drop(self.did(format!("grow {fs}")));
+        Ok(())
+    }
+
+    fn usage(&self, _: &Path) -> Result<Usage, HostError> {
+        Ok(Usage {
+            bytes: 100,
+            used: Some((40, 60)),
+            inodes: Some((10, 3, 7)),
+        })
+    }
+}

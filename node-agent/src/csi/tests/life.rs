@@ -1,0 +1,329 @@
+//! What a volume goes through on a node.
+
+use serde_json::json;
+
+use super::host::{DEVICE, GONE};
+use super::*;
+use crate::csi::host::{Device, Flushed, Found, HostError, Kind, Mount, Verdict};
+
+fn formatted(lab: &Lab) {
+    lab.api
+        .change(|s| s.volume["status"]["format"] = json!({"state": "Formatted", "fsType": "ext4", "fsUUID": api::UID}));
+    lab.host.world().content = Ok(Found::Filesystem {
+        fs: "ext4".into(),
+        uuid: api::UID.into(),
+    });
+}
+
+fn mount_of(device: Device, point: &str) -> Mount {
+    Mount {
+        device,
+        point: point.into(),
+        root: "/".into(),
+        fs: "ext4".into(),
+        read_only: false,
+    }
+}
+
+#[tokio::test]
+async fn i12_a_new_volume_is_formatted_once_and_every_call_may_come_twice() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.host.log(), ["probe", "format ext4", "probe", "mount ext4"]);
+    assert_eq!(lab.api.condition("Staged"), "True Mounted");
+    assert_eq!(lab.api.condition("Healthy"), "True Checked");
+    assert_eq!(lab.api.agent("/successes"), 1);
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.host.log(), [""; 0], "staged is staged");
+    assert_eq!(lab.api.agent("/successes"), 1);
+    for _ in 0..2 {
+        lab.publish(publish(writer(), TARGET)).await.unwrap();
+    }
+    assert_eq!(lab.host.log(), ["bind"]);
+    let busy = lab.unstage().await.unwrap_err();
+    assert_eq!(busy.code(), Code::FailedPrecondition, "{busy}");
+    assert!(busy.message().contains(TARGET), "{busy}");
+    assert_eq!(lab.host.log(), [""; 0], "never others' mounts (B67)");
+    for _ in 0..2 {
+        lab.unpublish(TARGET).await.unwrap();
+    }
+    assert_eq!(lab.host.log(), ["unmount", "remove"]);
+    for _ in 0..2 {
+        lab.unstage().await.unwrap();
+    }
+    assert_eq!(lab.host.log(), ["flush unmount"]);
+    assert_eq!(lab.api.condition("Staged"), "False Unstaged");
+}
+
+#[tokio::test]
+async fn an_existing_filesystem_is_checked_and_mounted_and_never_made_anew() {
+    let lab = Lab::new();
+    formatted(&lab);
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.host.log(), ["probe", "check ext4", "mount ext4"]);
+    lab.unstage().await.unwrap();
+    lab.host.log();
+    lab.host.world().check = Verdict::Skipped("e2fsck is not there".into());
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.api.condition("Healthy"), "True CheckSkipped");
+}
+
+#[tokio::test]
+async fn d6_no_mount_while_the_operator_is_silent() {
+    let lab = Lab::new();
+    lab.api.change(|s| s.operator = false);
+    let waits = lab.stage(stage(writer())).await.unwrap_err();
+    assert_eq!(waits.code(), Code::Unavailable);
+    assert!(waits.message().contains("operator"), "{waits}");
+    assert_eq!(lab.host.log(), ["probe"]);
+    assert_eq!(
+        lab.api.agent("/failures"),
+        json!(null),
+        "that is no failure of the volume"
+    );
+    // Its answer comes later, as after a restart of everything.
+    lab.api.change(|s| {
+        s.operator = true;
+        s.volume["status"]["format"] = json!({"state": "Intent", "attachmentUID": "a", "node": "n1", "fsType": "ext4"});
+    });
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.host.log(), ["probe", "format ext4", "probe", "mount ext4"]);
+}
+
+#[tokio::test]
+async fn i1_what_cannot_be_read_or_is_not_blank_is_never_formatted() {
+    for (content, code) in [
+        (Err(HostError::Volume("read error at 4096".into())), Code::Internal),
+        (Ok(Found::Foreign("a LUKS header".into())), Code::FailedPrecondition),
+    ] {
+        let lab = Lab::new();
+        lab.host.world().content = content;
+        let refused = lab.stage(stage(writer())).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert_eq!(lab.host.log(), ["probe"]);
+        assert_eq!(lab.api.agent("/failures"), 1);
+        assert_eq!(lab.api.agent("/failuresInRow"), 1);
+        assert!(
+            lab.api.condition("Healthy").starts_with("False"),
+            "{}",
+            lab.api.condition("Healthy")
+        );
+        lab.host.world().content = Ok(Found::Blank);
+        lab.stage(stage(writer())).await.unwrap();
+        assert_eq!(lab.api.agent("/failures"), 1, "it only grows");
+        assert_eq!(
+            lab.api.agent("/failuresInRow"),
+            json!(null),
+            "a success ends the row (R36)"
+        );
+        assert_eq!(lab.api.condition("Healthy"), "True Checked");
+    }
+}
+
+#[tokio::test]
+async fn i9_a_damaged_filesystem_is_not_mounted() {
+    let lab = Lab::new();
+    formatted(&lab);
+    lab.host.world().check = Verdict::Damaged("e2fsck says 4".into());
+    let refused = lab.stage(stage(writer())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
+    assert!(refused.message().contains("Repair it"), "{refused}");
+    assert_eq!(lab.host.log(), ["probe", "check ext4"]);
+    assert_eq!(lab.api.condition("Healthy"), "False Damaged");
+}
+
+#[tokio::test]
+async fn i3_a_reader_writes_nothing() {
+    let lab = Lab::new();
+    formatted(&lab);
+    lab.api
+        .change(|s| s.attachment.as_mut().unwrap()["spec"]["readOnly"] = json!(true));
+    let reader = mounted(Mode::MultiNodeReaderOnly);
+    lab.stage(stage(reader.clone())).await.unwrap();
+    assert_eq!(lab.host.log(), ["read-only", "probe", "mount-ro ext4"]);
+    lab.publish(publish(reader, TARGET)).await.unwrap();
+    assert_eq!(lab.host.log(), ["bind-ro"]);
+}
+
+#[tokio::test]
+async fn r37_an_open_breaker_touches_nothing() {
+    let lab = Lab::new();
+    lab.api.change(|s| {
+        s.volume["status"]["circuitBreaker"] = json!({"state": "Open", "consecutiveFailures": 3, "lastFailure": "mkfs",
+            "retryAt": "2026-01-01T00:05:00Z"});
+    });
+    let refused = lab.stage(stage(writer())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("after 3 failures"), "{refused}");
+    assert_eq!(lab.host.log(), [""; 0]);
+}
+
+#[tokio::test]
+async fn d5_no_new_use_while_a_fence_is_owed() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.publish(publish(writer(), TARGET)).await.unwrap();
+    lab.host.log();
+    lab.api.change(|s| {
+        s.volume["status"]["conditions"] = json!([{"type": "FencePending", "status": "True", "reason": "Deferred",
+            "message": "node n2 is lost", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    });
+    lab.stage(stage(writer())).await.unwrap();
+    lab.publish(publish(writer(), TARGET)).await.unwrap();
+    let other = TARGET.replace("pod-1", "pod-2");
+    let refused = lab.publish(publish(writer(), &other)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(lab.host.log(), [""; 0]);
+    // What goes, goes; but nothing begins anew.
+    lab.unpublish(TARGET).await.unwrap();
+    lab.unstage().await.unwrap();
+    lab.host.log();
+    assert_eq!(code(&lab.stage(stage(writer())).await), Code::Unavailable);
+    assert_eq!(lab.host.log(), [""; 0]);
+}
+
+#[tokio::test]
+async fn i7_unstage_waits_for_a_target_that_is_away_and_says_a_loss_loudly() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.host.log();
+    lab.host.world().disk.as_mut().unwrap().live = false;
+    let waits = lab.unstage().await.unwrap_err();
+    assert_eq!(waits.code(), Code::Unavailable);
+    assert_eq!(lab.host.log(), [""; 0], "an unmount would hang");
+    lab.host.world().disk = None;
+    lab.unstage().await.unwrap();
+    assert_eq!(lab.host.log(), ["unmount"], "there is nothing to write to");
+    assert_eq!(lab.api.condition("Healthy"), "False PossibleDataLoss");
+    // The word stands.
+    lab.host.world().disk = Fake::new().world().disk.clone();
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.api.condition("Healthy"), "False PossibleDataLoss");
+}
+
+#[tokio::test]
+async fn i7_what_the_kernel_says_of_a_loss_is_told_and_a_held_device_is_not_free() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.host.world().flushed = Flushed::Lost("syncfs: EIO".into());
+    lab.host.world().held = true;
+    let waits = lab.unstage().await.unwrap_err();
+    assert_eq!(waits.code(), Code::Unavailable, "{waits}");
+    assert_eq!(lab.api.condition("Healthy"), "False PossibleDataLoss");
+    let again = lab.unstage().await.unwrap_err();
+    assert_eq!(again.code(), Code::Unavailable, "not in mountinfo proves nothing");
+    lab.host.world().held = false;
+    lab.unstage().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stale_mount_is_cleared_by_the_next_stage() {
+    let lab = Lab::new();
+    formatted(&lab);
+    lab.host.world().mounts.push(mount_of(GONE, STAGING));
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.host.log(), ["unmount", "probe", "check ext4", "mount ext4"]);
+    assert_eq!(lab.api.condition("Healthy"), "False PossibleDataLoss");
+}
+
+#[tokio::test]
+async fn a_block_volume_is_published_as_a_node_and_never_formatted() {
+    let lab = Lab::block();
+    let early = lab.publish(publish(raw(), NODE_TARGET)).await;
+    assert_eq!(code(&early), Code::FailedPrecondition, "not staged");
+    for _ in 0..2 {
+        lab.stage(stage(raw())).await.unwrap();
+    }
+    assert_eq!(lab.host.log(), [""; 0], "staging mounts nothing");
+    assert_eq!(lab.api.condition("Staged"), "True RawDevice");
+    lab.api
+        .change(|s| assert_eq!(s.volume["status"]["format"]["state"], "UsedAsBlock"));
+    for _ in 0..2 {
+        lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
+    }
+    assert_eq!(lab.host.log(), ["node"]);
+    let busy = lab.unstage().await.unwrap_err();
+    assert!(busy.message().contains(NODE_TARGET), "{busy}");
+    lab.unpublish(NODE_TARGET).await.unwrap();
+    lab.unstage().await.unwrap();
+    assert_eq!(lab.host.log(), ["remove"]);
+    assert_eq!(lab.api.condition("Staged"), "False Unstaged");
+}
+
+#[tokio::test]
+async fn the_numbers_of_a_device_node_are_verified_at_every_publish() {
+    let lab = Lab::block();
+    lab.stage(stage(raw())).await.unwrap();
+    lab.host.world().paths.insert(NODE_TARGET.into(), Kind::Block(GONE));
+    lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
+    assert_eq!(lab.host.log(), ["remove", "node"], "an old one goes");
+    let mut other = lab.host.world().disk.clone().unwrap();
+    other.device = Device { major: 259, minor: 2 };
+    lab.host.world().disk = Some(other);
+    lab.host.world().paths.insert(NODE_TARGET.into(), Kind::Block(DEVICE));
+    lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
+    assert_eq!(lab.host.log(), ["remove", "node"], "connected anew under other numbers");
+}
+
+#[tokio::test]
+async fn i15_expand_waits_for_the_kernel_and_grows_what_is_mounted() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.publish(publish(writer(), TARGET)).await.unwrap();
+    lab.host.log();
+    let waits = lab.expand(TARGET, 2 << 30).await.unwrap_err();
+    assert_eq!(waits.code(), Code::Unavailable, "{waits}");
+    assert_eq!(lab.host.log(), ["rescan"]);
+    lab.host.world().grows_to = Some(2 << 30);
+    assert_eq!(lab.expand(TARGET, 2 << 30).await.unwrap(), 2 << 30);
+    assert_eq!(lab.host.log(), ["rescan", "grow ext4"]);
+    assert_eq!(lab.api.agent("/size"), "2Gi");
+    let nowhere = TARGET.replace("pod-1", "pod-9");
+    assert_eq!(lab.expand(&nowhere, 1).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn b73_stats_of_both_kinds_without_the_api_server() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.api.change(|s| s.down = true);
+    let ask = |path: &str| csi::NodeGetVolumeStatsRequest {
+        volume_id: VOLUME.into(),
+        volume_path: path.into(),
+        ..Default::default()
+    };
+    let told = lab
+        .node
+        .node_get_volume_stats(soon(ask(STAGING)))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(told.usage.len(), 2);
+    assert_eq!(
+        (told.usage[0].total, told.usage[0].used, told.usage[0].available),
+        (100, 40, 60)
+    );
+    let none = lab.node.node_get_volume_stats(soon(ask(TARGET))).await.unwrap_err();
+    assert_eq!(none.code(), Code::NotFound);
+    lab.host.world().paths.insert(NODE_TARGET.into(), Kind::Block(DEVICE));
+    let told = lab
+        .node
+        .node_get_volume_stats(soon(ask(NODE_TARGET)))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!((told.usage.len(), told.usage[0].total), (1, 1 << 30));
+}
+
+#[tokio::test]
+async fn b53_an_api_server_that_is_away_is_unavailable_and_the_end_of_a_pod_does_not_need_it() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.publish(publish(writer(), TARGET)).await.unwrap();
+    lab.api.change(|s| s.down = true);
+    assert_eq!(code(&lab.stage(stage(writer())).await), Code::Unavailable);
+    assert_eq!(code(&lab.publish(publish(writer(), TARGET)).await), Code::Unavailable);
+    lab.unpublish(TARGET).await.unwrap();
+    lab.unstage().await.unwrap();
+    assert!(lab.host.world().mounts.is_empty());
+}

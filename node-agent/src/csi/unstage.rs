@@ -1,0 +1,194 @@
+//! NodeUnstageVolume: what is in memory is written, the mount goes, and the device is proven free, in this order.
+//!
+//! OK means gone (I7). A device that is there but not live waits: its data can still be written when the appliance is back, and an
+//! unmount would only hang. A device that is gone for good takes its unwritten data with it: that is said loudly, and then the mount goes.
+
+use std::path::Path;
+
+use kube::ResourceExt;
+use rds_crds::RdsAttachment;
+use rds_crds::attachment::kind;
+use tracing::{info, warn};
+
+use super::Node;
+use super::call::Call;
+use super::failure::{Failure, shown_path};
+use super::host::{Device, Flush, Flushed, Kind, Mount};
+use crate::attachment::model::Reason;
+use crate::attachment::say::say;
+use crate::crash;
+
+/// Mounts that may be stacked on a staging path.
+const STACK: usize = 8;
+
+impl Node {
+    /// One call.
+    pub(super) async fn unstage(&self, call: &Call, staging: &Path) -> Result<(), Failure> {
+        for _ in 0..STACK {
+            let all = self.mounts(call).await?;
+            let Some(top) = all.iter().rfind(|m| m.point == *staging) else {
+                break;
+            };
+            self.take_off(call, &all, top).await?;
+        }
+        if let Some(top) = self.top(call, staging).await? {
+            return Err(Failure::Unavailable(format!(
+                "{} still is a mount of device {}: call again",
+                shown_path(staging),
+                top.device
+            )));
+        }
+        // An unmount that hangs has left mountinfo already: only an exclusive open proves that nothing is left.
+        self.proven_free(call, staging).await?;
+        match self.kind(call, staging).await? {
+            Kind::Missing | Kind::Folder => {}
+            Kind::File(_) | Kind::Block(_) | Kind::Other => {
+                return Err(Failure::NotNow(format!(
+                    "{} is no folder: it is left alone. Look what it is and remove it",
+                    shown_path(staging)
+                )));
+            }
+        }
+        self.say_unstaged(call).await
+    }
+
+    async fn take_off(&self, call: &Call, all: &[Mount], top: &Mount) -> Result<(), Failure> {
+        let device = top.device;
+        // The same disk at other places: only pods' mounts can be that, and they come first. Never others' mounts (B67).
+        if let Some(other) = all.iter().find(|m| m.device == device && m.point != top.point) {
+            return Err(Failure::NotNow(format!(
+                "volume {} is still mounted at {}: unpublish it there first",
+                call.volume(),
+                shown_path(&other.point)
+            )));
+        }
+        let host = self.host.clone();
+        let alive = call
+            .run("the look at the device", move || Ok(host.alive(device)?))
+            .await?;
+        let flush = match alive {
+            Some(true) => Flush::Yes,
+            Some(false) => {
+                return Err(Failure::Unavailable(format!(
+                    "the appliance of volume {} does not answer this node now: unmounting would hang, and data in memory would be lost. \
+                     It goes on by itself once the connection is back; see condition Connected of the RdsAttachment",
+                    call.volume()
+                )));
+            }
+            None => {
+                // Said first: after the unmount nothing would tell.
+                self.lost(call, "its device was gone before it was unmounted").await?;
+                Flush::No
+            }
+        };
+        let (host, at) = (self.host.clone(), top.point.clone());
+        let flushed = call
+            .run("unmount", move || {
+                let flushed = host.unmount(&at, device, flush)?;
+                crash::after("unstage-unmount");
+                Ok(flushed)
+            })
+            .await?;
+        match flushed {
+            Flushed::Clean => {}
+            Flushed::Lost(why) => self.lost(call, &why).await?,
+        }
+        info!(volume = call.volume(), at = %top.point.display(), "unmounted");
+        Ok(())
+    }
+
+    async fn lost(&self, call: &Call, why: &str) -> Result<(), Failure> {
+        self.metrics.possible_loss();
+        self.report_loss(call, why).await
+    }
+
+    async fn proven_free(&self, call: &Call, staging: &Path) -> Result<(), Failure> {
+        let Some(nqn) = self.agent.remembered(&self.attachment_name(call.volume())) else {
+            return Ok(());
+        };
+        let Some(disk) = self.disk(call, nqn).await? else {
+            return Ok(());
+        };
+        let mounted = self.mounts(call).await?.into_iter().find(|m| m.device == disk.device);
+        if let Some(other) = mounted {
+            return Err(Failure::NotNow(format!(
+                "volume {} is still mounted at {}: unpublish it there first",
+                call.volume(),
+                shown_path(&other.point)
+            )));
+        }
+        let published = self.nodes_of(call, disk.device).await?;
+        if let Some(node) = published.first() {
+            return Err(Failure::NotNow(format!(
+                "volume {} is still published as a device at {}: unpublish it first",
+                call.volume(),
+                shown_path(node)
+            )));
+        }
+        let host = self.host.clone();
+        if call.run("the exclusive open", move || Ok(host.free(&disk)?)).await? {
+            return Ok(());
+        }
+        Err(Failure::Unavailable(format!(
+            "the kernel still holds the device of volume {} after {} was unmounted: an unmount may hang. Call again; if this lasts, \
+             look at the connection to the appliance",
+            call.volume(),
+            shown_path(staging)
+        )))
+    }
+
+    async fn nodes_of(&self, call: &Call, device: Device) -> Result<Vec<std::path::PathBuf>, Failure> {
+        let (host, kubelet) = (self.host.clone(), self.settings.kubelet_dir.clone());
+        call.run("the look at device nodes", move || {
+            let all = host.nodes(&kubelet.join("plugins/kubernetes.io/csi/volumeDevices/publish"))?;
+            Ok(all
+                .into_iter()
+                .filter(|(_, d)| *d == device)
+                .map(|(path, _)| path)
+                .collect())
+        })
+        .await
+    }
+
+    /// A volume without an attachment has nobody to tell; an API server that is away must not hold a pod's end up.
+    async fn say_unstaged(&self, call: &Call) -> Result<(), Failure> {
+        let name = self.attachment_name(call.volume());
+        let done = async {
+            let Some(object) = self.agent.attachments().get_opt(&name).await? else {
+                return Ok(());
+            };
+            let staged = staged(&object);
+            if !staged {
+                return Ok(());
+            }
+            let uid = object.uid().unwrap_or_default();
+            let now = jiff::Timestamp::now();
+            let change = |agent: &mut rds_crds::attachment::AgentStatus| {
+                say(
+                    agent,
+                    kind::STAGED,
+                    false,
+                    Reason::Unstaged,
+                    "it is not used on this node",
+                    now,
+                );
+            };
+            self.agent.amend(&name, &uid, "unstage-say", change).await.map(|_| ())
+        };
+        if let Err(e) = done.await {
+            let error: kube::Error = e;
+            warn!(
+                volume = call.volume(),
+                error = crate::chain(&error),
+                "unstaged, and cannot say so"
+            );
+        }
+        self.wake(&name);
+        Ok(())
+    }
+}
+
+fn staged(object: &RdsAttachment) -> bool {
+    let agent = object.status.as_ref().and_then(|s| s.agent.as_ref());
+    agent.is_some_and(|a| rds_crds::condition::is_true(&a.conditions, kind::STAGED))
+}
