@@ -219,6 +219,17 @@ impl FsType {
     }
 }
 
+impl std::str::FromStr for FsType {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        [Self::Ext4, Self::Ext3, Self::Xfs, Self::Btrfs]
+            .into_iter()
+            .find(|fs| fs.as_str() == word)
+            .ok_or_else(|| format!("`{word}` is not a filesystem that a node can make: give ext4, ext3, xfs or btrfs"))
+    }
+}
+
 /// How nodes connect.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -10,10 +10,12 @@ pub mod csi;
 pub mod fabrics;
 #[cfg(debug_assertions)]
 mod fake;
+pub mod filesystem;
 pub mod health;
 pub mod host;
 pub mod lease;
 pub mod lock;
+pub mod mount;
 pub mod nqn;
 pub mod nvme;
 pub mod run;
