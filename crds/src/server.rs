@@ -218,6 +218,10 @@ pub struct RdsServerStatus {
     /// The breaker of the management connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management: Option<ManagementStatus>,
+    /// When it was last seen that every VolumeAttachment which is attached has its RdsAttachment. Only what is found without one
+    /// after this moment can be an orphan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachments_complete_at: Option<Time>,
     /// Disks with this cluster's tag that no RdsVolume names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphans: Option<Orphans>,

@@ -64,6 +64,9 @@ pub struct Config {
     /// How long a Node has to be gone before its volumes are released, through a fence (R49, R58).
     #[arg(long, env = "ATTACHMENT_GRACE_PERIOD", default_value = "30s", value_parser = duration)]
     pub attachment_grace_period: Duration,
+    /// How often all attachments are looked at, whatever happened or not, and made again where they were lost (R56).
+    #[arg(long, env = "ATTACHMENT_RECONCILE_INTERVAL", default_value = "5m", value_parser = duration)]
+    pub attachment_reconcile_interval: Duration,
     /// How long an agent's Lease has to be silent before a Node that is not Ready counts as lost.
     #[arg(long, env = "AGENT_LEASE_PERIOD", default_value = "40s", value_parser = duration)]
     pub agent_lease_period: Duration,

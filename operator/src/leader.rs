@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::events::Announcer;
 use crate::routeros::{ClusterId, RouterosMetrics};
 use crate::server::fleet::Fleet;
-use crate::telemetry::chain;
+use crate::telemetry::{Telemetry, chain};
 use crate::world::World;
 use crate::{attachment, server, volume};
 
@@ -41,6 +41,8 @@ pub struct Setup {
     pub metrics: RouterosMetrics,
     /// Series about fences.
     pub fences: FenceMetrics,
+    /// The other series.
+    pub telemetry: Telemetry,
     /// Client for the Lease alone, with timeouts shorter than the Lease: an API server that does not answer must not
     /// keep a leader in its belief.
     pub lease_client: Client,
@@ -131,6 +133,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         config,
         metrics,
         fences,
+        telemetry,
         ..
     } = setup;
     let Some(cluster) = cluster_id(&world.client, &stop).await else {
@@ -142,6 +145,14 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
     let fleet = Arc::new(Fleet::default());
     let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity(), fences);
     let (triggers, triggered) = mpsc::unbounded_channel();
+    let rounds = attachment::Rounds {
+        world: world.clone(),
+        driver: config.driver_name.clone(),
+        fleet: fleet.clone(),
+        triggers: triggers.clone(),
+        telemetry,
+        every: config.attachment_reconcile_interval,
+    };
     let servers = server::Context {
         world: world.clone(),
         fleet: fleet.clone(),
@@ -172,6 +183,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
     tokio::join!(
         server::run(Arc::new(servers), stop.clone()),
         volume::run(Arc::new(volumes), triggered, config.concurrency, stop.clone()),
+        rounds.run(stop.clone()),
         poster.run(stop.clone()),
     );
     Ok(())

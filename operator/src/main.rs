@@ -94,6 +94,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         config: Arc::new(config.clone()),
         metrics,
         fences: FenceMetrics::new(telemetry.registry())?,
+        telemetry: telemetry.clone(),
         lease_client,
     };
     work.spawn("leader", leader::run(setup, work.stop()));

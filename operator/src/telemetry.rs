@@ -26,6 +26,8 @@ pub struct Telemetry {
     pub attachment_attaches: IntCounterVec,
     /// `rds_csi_attachment_detach_total{status}`: ControllerUnpublishVolume by outcome.
     pub attachment_detaches: IntCounterVec,
+    /// `rds_csi_attachment_reconcile_total{action}`: what the reconciler did about an attachment by itself (R61).
+    pub attachment_rounds: IntCounterVec,
     /// `rds_csi_attachment_conflicts_total`: calls refused since another node holds the volume.
     pub attachment_conflicts: IntCounter,
     /// `rds_csi_attachment_operation_duration_seconds{operation}`: successful ones only (R55).
@@ -94,6 +96,11 @@ impl Telemetry {
                 "rds_csi_attachment_detach_total",
                 "Detachments of volumes from nodes by outcome",
                 &["status"],
+            )?,
+            attachment_rounds: counter(
+                "rds_csi_attachment_reconcile_total",
+                "What the reconciler did about an attachment by itself",
+                &["action"],
             )?,
             attachment_conflicts,
             attachment_operation_seconds: histogram(

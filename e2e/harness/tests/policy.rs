@@ -371,7 +371,7 @@ fn i16_the_controller_has_the_rights_it_needs_and_no_more() -> Result<()> {
             ("yes", "patch volumeattachments.storage.k8s.io", own),
             ("yes", "patch volumeattachments.storage.k8s.io/status", own),
             ("no", "delete volumeattachments.storage.k8s.io", own),
-            ("no", "list pods", own),
+            ("yes", "list pods", other),
             ("no", "get pods", other),
             ("no", "create pods", own),
             ("no", "get leases.coordination.k8s.io", other),

@@ -145,12 +145,16 @@ fn beside(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Result<Admitted, (R
         return Err((Refusal::Handoff, doubtful(volume)));
     };
     if volume.kubevirt_only && ask.same_vm != Some(true) {
-        let why = match ask.same_vm {
-            Some(_) => "is not one of the same virtual machine",
-            None => "is not known to be a launcher of the same virtual machine",
+        // Pods come and go: what is not known now may be in a moment.
+        let (refusal, why) = match ask.same_vm {
+            Some(_) => (Refusal::MigrationPolicy, "is not one of the same virtual machine"),
+            None => (
+                Refusal::Handoff,
+                "is not (yet) known to be a launcher of the same virtual machine",
+            ),
         };
         return Err((
-            Refusal::MigrationPolicy,
+            refusal,
             format!(
                 "volume {name} has migrationPolicy kubevirt and the pod on node {} {why} as on node {}",
                 ask.node, source.node

@@ -2,13 +2,20 @@
 //!
 //! Invariant: what is not proven counts against admission and against a cut (I8).
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use rds_crds::RdsAttachment;
 use rds_crds::attachment::{AgentStatus, kind as word};
 use rds_crds::condition::{find_condition, is_true, kind};
 use rds_crds::volume::Holder;
+use tracing::warn;
+
+use crate::telemetry::chain;
 
 /// A publish that had begun before `FencePending` was said may still come through, unseen, for so long.
 const LATE_PUBLISH: SignedDuration = SignedDuration::from_secs(10);
@@ -55,6 +62,78 @@ pub(super) async fn vouches(
     Ok(now.is_some_and(|a| a.metadata.uid.as_deref() == uid && claims(&a, generation)))
 }
 
+/// Pods with the label of KubeVirt's launchers: one runs one virtual machine.
+const LAUNCHER: &str = "kubevirt.io=virt-launcher";
+
+/// The virtual machine that a launcher runs, by namespace: its VirtualMachineInstance, else what its labels name.
+fn machine(pod: &Pod) -> Option<String> {
+    let owner = pod
+        .owner_references()
+        .iter()
+        .find(|o| o.kind == "VirtualMachineInstance" && o.api_version.starts_with("kubevirt.io/"));
+    let labels = pod.labels();
+    let label = ["vm.kubevirt.io/name", "kubevirt.io/domain"]
+        .into_iter()
+        .find_map(|key| labels.get(key));
+    Some(match (owner, label) {
+        (Some(owner), _) => format!("uid/{}", owner.uid),
+        (None, Some(name)) => format!("name/{name}"),
+        (None, None) => return None,
+    })
+}
+
+/// Whether the claim's users on both nodes are launchers of one virtual machine. `None`: a node has no user of the claim yet, or
+/// one that says no machine. Pods that have ended use nothing.
+fn same_machine(launchers: &[Pod], claim: &str, nodes: [&str; 2]) -> Option<bool> {
+    let uses = |pod: &&Pod| {
+        let spec = pod.spec.as_ref();
+        let ended = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .is_some_and(|p| p == "Succeeded" || p == "Failed");
+        let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+        let named = |v: &Volume| {
+            v.persistent_volume_claim
+                .as_ref()
+                .is_some_and(|c| c.claim_name == claim)
+        };
+        !ended && volumes.iter().any(named)
+    };
+    let on = |node: &str| -> Option<BTreeSet<String>> {
+        let there = |pod: &&Pod| pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node);
+        let all: Option<BTreeSet<String>> = launchers.iter().filter(uses).filter(there).map(machine).collect();
+        all.filter(|all| !all.is_empty())
+    };
+    let (one, two) = (on(nodes[0])?, on(nodes[1])?);
+    Some(one.len() == 1 && one == two)
+}
+
+/// The same, from live reads of the claim that is bound and of the launchers in its namespace. Only asked where a volume's policy is
+/// kubevirt and a second node wants in. No answer is no proof.
+pub(super) async fn same_vm(client: &Client, volume: &str, nodes: [&str; 2]) -> Option<bool> {
+    let read = async || -> Result<Option<bool>, kube::Error> {
+        let persistent: Api<PersistentVolume> = Api::all(client.clone());
+        let bound = persistent.get_opt(volume).await?;
+        // A claim that was renamed, as CDI does, is another one than that which asked for the volume.
+        let claim = bound.and_then(|pv| pv.spec).and_then(|spec| spec.claim_ref);
+        let Some((namespace, name)) = claim.and_then(|c| c.namespace.zip(c.name)) else {
+            return Ok(None);
+        };
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+        let launchers = pods.list(&ListParams::default().labels(LAUNCHER)).await?;
+        Ok(same_machine(&launchers.items, &name, nodes))
+    };
+    read().await.unwrap_or_else(|error| {
+        warn!(
+            volume,
+            error = chain(&error),
+            "cannot see whether two nodes run one virtual machine"
+        );
+        None
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -81,6 +160,46 @@ mod tests {
             (None, &pending[..], at(10), false),
         ] {
             assert_eq!(unpublished(said, conditions, now), wanted, "{said:?} at {now}");
+        }
+    }
+
+    #[test]
+    fn migration_policy_kubevirt_knows_launchers_of_one_machine() {
+        let pod = |node: &str, claim: &str, owner: Option<&str>, label: Option<&str>, phase: &str| -> Pod {
+            let owners: Vec<_> = owner
+                .map(|uid| json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "name": "vm", "uid": uid}))
+                .into_iter()
+                .collect();
+            let labels = label.map_or(json!({}), |name| json!({"vm.kubevirt.io/name": name}));
+            serde_json::from_value(json!({
+                "metadata": {"name": "p", "ownerReferences": owners, "labels": labels},
+                "spec": {"nodeName": node, "containers": [],
+                         "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]},
+                "status": {"phase": phase},
+            }))
+            .unwrap()
+        };
+        let run = |node, owner| pod(node, "disk", Some(owner), Some("vm"), "Running");
+        for (pods, wanted) in [
+            (vec![run("n1", "a"), run("n2", "a")], Some(true)),
+            (vec![run("n1", "a"), run("n2", "b")], Some(false)),
+            (vec![run("n1", "a"), run("n2", "a"), run("n2", "b")], Some(false)),
+            (vec![run("n1", "a")], None),
+            (
+                vec![run("n1", "a"), pod("n2", "other", Some("a"), None, "Running")],
+                None,
+            ),
+            (vec![run("n1", "a"), pod("n2", "disk", None, None, "Running")], None),
+            (vec![run("n1", "a"), pod("n2", "disk", Some("a"), None, "Failed")], None),
+            (
+                vec![
+                    pod("n1", "disk", None, Some("vm"), "Running"),
+                    pod("n2", "disk", None, Some("vm"), "Pending"),
+                ],
+                Some(true),
+            ),
+        ] {
+            assert_eq!(same_machine(&pods, "disk", ["n1", "n2"]), wanted, "{pods:?}");
         }
     }
 

@@ -12,6 +12,7 @@ pub mod model;
 mod observe;
 mod reconcile;
 mod record;
+mod rounds;
 pub mod standing;
 #[cfg(test)]
 mod tests;
@@ -22,3 +23,4 @@ pub use metrics::FenceMetrics;
 pub(crate) use metrics::FenceResult;
 pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience};
 pub(crate) use reconcile::{Place, reconcile, release_note};
+pub(crate) use rounds::Rounds;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::world::World;
 
 use super::decide::{AttachmentView, Canary, Said, Seen};
-use super::evidence::{unpublished, vouches};
+use super::evidence::{same_vm, unpublished, vouches};
 use super::licence::{FENCE_WINDOW, licence};
 use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
 use super::standing::{NodeFacts, Pulse, replaced, standing, word};
@@ -225,7 +225,15 @@ pub(crate) async fn seen(
     let mut views = Vec::new();
     for attachment in &attachments {
         let vouched = vouches(&outside.world.client, attachment, view.generation, &status.holders).await?;
-        views.push(attachment_view(attachment, vouched));
+        let mut seen = attachment_view(attachment, vouched);
+        if let [holder] = view.holders.as_slice()
+            && view.kubevirt_only
+            && !seen.deleting
+            && seen.ask.node != holder.node
+        {
+            seen.ask.same_vm = same_vm(&outside.world.client, &view.name, [&holder.node, &seen.ask.node]).await;
+        }
+        views.push(seen);
     }
     let cut_now = volume.annotations().get(ANNOTATION_FENCE_NOW).cloned();
     let lost = view.holders.iter().filter(|h| h.standing == Standing::Lost);

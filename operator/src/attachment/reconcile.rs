@@ -18,7 +18,7 @@ use crate::events::Announcer;
 use crate::routeros::{Client, Generation, Guard, Nonce, Nqn, OwnerTag, RdsError};
 
 use super::api::{ApiError, Store};
-use super::decide::{Did, Owed, Release, Seen, Step, decide};
+use super::decide::{Did, Owed, Release, Said, Seen, Step, decide};
 use super::observe::{Outside, seen};
 use super::record::{Change, changed};
 
@@ -213,7 +213,10 @@ async fn rest(
     seen: &Seen,
     announcer: &Announcer,
 ) -> Result<Option<Action>, ApiError> {
+    // A policy that asks for pods is answered by pods, which nobody watches.
+    let asks_pods = seen.volume.kubevirt_only && seen.attachments.iter().any(|a| matches!(a.said, Said::Refused(..)));
     let waits = owed.is_some()
+        || asks_pods
         || !seen
             .volume
             .holders

@@ -178,9 +178,9 @@ fn migration_policy_kubevirt_needs_the_same_machine() {
     volume.kubevirt_only = true;
     volume.holders = vec![holder("n1", Standing::Alive)];
     let mut second = ask("n2", AccessMode::ReadWriteMany);
-    for same in [None, Some(false)] {
+    for (same, wanted) in [(None, Refusal::Handoff), (Some(false), Refusal::MigrationPolicy)] {
         second.same_vm = same;
-        assert_eq!(refusal(admit(&second, &volume, at(0))), Refusal::MigrationPolicy);
+        assert_eq!(refusal(admit(&second, &volume, at(0))), wanted, "{same:?}");
     }
     second.same_vm = Some(true);
     assert!(matches!(admit(&second, &volume, at(0)), Verdict::Admit { .. }));

@@ -61,6 +61,14 @@ impl TryFrom<ControllerPublishVolumeRequest> for Wish {
     }
 }
 
+/// The RdsAttachment that this request asks for, for whoever makes it again.
+pub(crate) fn attachment(
+    request: ControllerPublishVolumeRequest,
+    volume: &RdsVolumeSpec,
+) -> Result<RdsAttachment, Failure> {
+    Wish::try_from(request)?.object(volume)
+}
+
 impl Wish {
     /// How the node will use the volume.
     fn usage(&self, volume: &RdsVolumeSpec) -> Result<(AccessMode, bool), Failure> {

@@ -97,7 +97,7 @@ impl Csi {
         loop {
             // Only a fresh read proves absence.
             let Some(found) = self.live_attachment(&name).await? else {
-                return Ok(());
+                return self.nobody_holds(volume, node).await;
             };
             if found.spec.volume != volume || found.spec.node != node {
                 // A name is a hash of the node: this one belongs to another, ours does not exist.
@@ -118,6 +118,24 @@ impl Csi {
             }
             looked = true;
         }
+    }
+
+    /// Without its RdsAttachment a node can still be a holder: somebody has removed the object by force. The cache tells when to
+    /// ask; its word alone is too old.
+    async fn nobody_holds(&self, volume: &str, node: &str) -> Result<(), Failure> {
+        let holds = |v: &RdsVolume| {
+            let status = v.status.as_ref();
+            status.is_some_and(|s| s.holders.iter().any(|h| h.node == node))
+        };
+        if !self.world.volumes.get(volume).is_some_and(|v| holds(&v))
+            || !self.live(volume).await?.is_some_and(|v| holds(&v))
+        {
+            return Ok(());
+        }
+        Err(Failure::Busy(format!(
+            "volume {volume} is not detached from node {node} yet: its RdsAttachment was removed by force, and the RdsVolume still \
+             records the node. Call again, and see `kubectl describe rdsvolume {volume}`"
+        )))
     }
 
     fn attached_still(&self, volume: &str, node: &str, name: &str) -> Failure {

@@ -36,6 +36,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::attach::attachment;
 use self::call::InFlight;
 use self::failure::Failure;
 use crate::telemetry::Telemetry;

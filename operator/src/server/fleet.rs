@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rds_crds::{RdsServer, Reason};
 use tokio::time::Instant;
 
@@ -118,11 +119,24 @@ impl Handle {
 
 /// All appliances.
 #[derive(Default)]
-pub(crate) struct Fleet(Mutex<HashMap<String, Arc<Handle>>>);
+pub(crate) struct Fleet {
+    handles: Mutex<HashMap<String, Arc<Handle>>>,
+    attachments_complete: Mutex<Option<Timestamp>>,
+}
 
 impl Fleet {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Handle>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At that moment no VolumeAttachment was without its RdsAttachment.
+    pub(crate) fn attachments_were_complete(&self, at: Timestamp) {
+        *self.attachments_complete.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// The last such moment.
+    pub(crate) fn attachments_complete_at(&self) -> Option<Timestamp> {
+        *self.attachments_complete.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The handle of a server, if its controller has made one.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
-use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition};
+use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition, whole_seconds};
 use rds_crds::names::{DOMAIN, FINALIZER, manager};
 use rds_crds::server::RdsServerStatus;
 use rds_crds::{RdsServer, RdsVolume, Reason};
@@ -103,6 +104,9 @@ async fn reconcile(server: Arc<RdsServer>, cx: Arc<Context>) -> Result<Action, k
         Err((reason, why)) => Answer::None(*reason, why.clone()),
     };
     let mut next = status(&server, &answer, &known, &cx.cluster, now);
+    if let Some(at) = cx.fleet.attachments_complete_at() {
+        next.attachments_complete_at = Some(Time(whole_seconds(at)));
+    }
     deletion(&server, known.volumes, &mut next, now);
     write(&api, &server, &next, &cx).await?;
     let mut delay = after(&name, &seen, &cx);

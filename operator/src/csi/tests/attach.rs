@@ -403,3 +403,20 @@ async fn a_node_that_was_cut_is_never_listed_as_having_the_volume() {
         .into_inner();
     assert!(listed.entries[0].status.clone().unwrap().published_node_ids.is_empty());
 }
+
+#[tokio::test]
+async fn i4_a_holder_without_its_object_is_not_detached() {
+    let mut bench = bench(admits).await;
+    let holders = json!([{"node": "n1", "attachmentUID": "u", "role": "Primary", "since": "2026-01-01T00:00:00Z"}]);
+    bench.put(volume(json!({"capacity": "1Gi", "holders": holders})));
+    code(
+        bench.controller.controller_unpublish_volume(unpublish("n1")).await,
+        Code::Aborted,
+        "removed by force",
+    );
+    bench
+        .controller
+        .controller_unpublish_volume(unpublish("n2"))
+        .await
+        .unwrap();
+}

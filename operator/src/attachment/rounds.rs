@@ -1,0 +1,324 @@
+//! The full pass over all attachments, every few minutes and first of all after the lead was won: what a lost event would leave,
+//! and what is left of a lost object store.
+//!
+//! A VolumeAttachment that is attached and has no RdsAttachment gets one again, exactly as ControllerPublishVolume would make
+//! it. That admits nobody: the record of holders decides, as always (I4). An error of the API skips and concludes nothing (R59).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use csi_proto::csi::v1 as csi;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt};
+use rds_crds::names::manager;
+use rds_crds::{RdsAttachment, RdsVolume};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::server::fleet::Fleet;
+use crate::telemetry::{Telemetry, chain};
+use crate::volume::Trigger;
+use crate::world::World;
+
+/// What a round needs.
+pub(crate) struct Rounds {
+    pub(crate) world: World,
+    pub(crate) driver: String,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) triggers: Trigger,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) every: Duration,
+}
+
+/// What Kubernetes holds for attached.
+struct Wanted {
+    wish: VolumeAttachment,
+    volume: PersistentVolume,
+    handle: String,
+}
+
+impl Rounds {
+    /// Runs until `stop`, the first round at once (R57).
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut tick = interval(self.every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            if stop.run_until_cancelled(self.round()).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn round(&self) {
+        let (started, now) = (Instant::now(), Timestamp::now());
+        let looked = self.wake();
+        match self.rebuild().await {
+            Ok((made, missing)) => {
+                if missing == 0 {
+                    self.fleet.attachments_were_complete(now);
+                }
+                info!(
+                    looked,
+                    made,
+                    missing,
+                    took = started.elapsed().as_secs_f64(),
+                    "round over the attachments"
+                );
+            }
+            Err(error) => warn!(
+                error = chain(&error),
+                "the VolumeAttachments cannot be read: nothing is concluded"
+            ),
+        }
+        self.telemetry
+            .attachment_operation_seconds
+            .with_label_values(&["reconcile"])
+            .observe(started.elapsed().as_secs_f64());
+    }
+
+    /// Every volume that somebody holds, was cut from, or asks for, is looked at again, each by itself (R58, R60).
+    fn wake(&self) -> usize {
+        let concerned = |v: &RdsVolume| {
+            v.status.as_ref().is_some_and(|s| {
+                !s.holders.is_empty() || !s.fenced.is_empty() || s.fence.is_some() || s.holders_unknown_since.is_some()
+            })
+        };
+        let mut names: BTreeSet<String> = self
+            .world
+            .volumes
+            .store()
+            .state_filter(concerned)
+            .iter()
+            .map(|v| v.name_any())
+            .collect();
+        names.extend(self.world.attachments.all().iter().map(|a| a.spec.volume.clone()));
+        names
+            .into_iter()
+            .filter(|name| self.triggers.send(name.clone()).is_ok())
+            .count()
+    }
+
+    /// How many were made, and how many could not be.
+    async fn rebuild(&self) -> Result<(usize, usize), kube::Error> {
+        let (mut made, mut missing) = (0, 0);
+        for wanted in self.wanted().await? {
+            match self.restore(&wanted).await {
+                Ok(true) => made += 1,
+                Ok(false) => {}
+                Err(why) => {
+                    missing += 1;
+                    warn!(
+                        volume = wanted.handle,
+                        node = wanted.wish.spec.node_name,
+                        why,
+                        "attached, and its RdsAttachment is missing"
+                    );
+                }
+            }
+        }
+        Ok((made, missing))
+    }
+
+    /// The VolumeAttachments of this driver that are attached, with their volumes: live lists.
+    async fn wanted(&self) -> Result<Vec<Wanted>, kube::Error> {
+        let all = Api::<VolumeAttachment>::all(self.world.client.clone())
+            .list(&ListParams::default())
+            .await?
+            .items;
+        let ours =
+            |a: &VolumeAttachment| a.spec.attacher == self.driver && a.status.as_ref().is_some_and(|s| s.attached);
+        let all: Vec<VolumeAttachment> = all.into_iter().filter(ours).collect();
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let volumes = Api::<PersistentVolume>::all(self.world.client.clone())
+            .list(&ListParams::default())
+            .await?
+            .items;
+        let volumes: BTreeMap<String, PersistentVolume> = volumes.into_iter().map(|v| (v.name_any(), v)).collect();
+        let known = all.into_iter().filter_map(|wish| {
+            let volume = volumes.get(wish.spec.source.persistent_volume_name.as_ref()?)?.clone();
+            let handle = volume.spec.as_ref()?.csi.as_ref()?.volume_handle.clone();
+            Some(Wanted { wish, volume, handle })
+        });
+        Ok(known.collect())
+    }
+
+    /// Whether an RdsAttachment was made.
+    async fn restore(&self, wanted: &Wanted) -> Result<bool, String> {
+        let node = &wanted.wish.spec.node_name;
+        let name = rds_crds::identity::attachment_name(&wanted.handle, node);
+        if self.world.attachments.get(&name).is_some() {
+            return Ok(false);
+        }
+        let told = |what: &str, e: &kube::Error| format!("cannot {what}: {}", chain(e));
+        let attachments: Api<RdsAttachment> = Api::all(self.world.client.clone());
+        if attachments
+            .get_opt(&name)
+            .await
+            .map_err(|e| told("read it", &e))?
+            .is_some()
+        {
+            return Ok(false);
+        }
+        let volumes: Api<RdsVolume> = Api::all(self.world.client.clone());
+        let volume = volumes
+            .get_opt(&wanted.handle)
+            .await
+            .map_err(|e| told("read its RdsVolume", &e))?
+            .ok_or("its RdsVolume is missing too")?;
+        let holders = volume.status.as_ref().map(|s| s.holders.as_slice()).unwrap_or_default();
+        if wanted.wish.metadata.deletion_timestamp.is_some() && !holders.iter().any(|h| h.node == *node) {
+            // Detached, and about to be forgotten.
+            return Ok(false);
+        }
+        let request = request(&wanted.volume, &wanted.handle, node);
+        let object = crate::csi::attachment(request, &volume.spec).map_err(|failure| failure.to_string())?;
+        let parameters = PostParams {
+            field_manager: Some(manager::CSI.to_owned()),
+            dry_run: false,
+        };
+        let made = match attachments.create(&parameters, &object).await {
+            Ok(made) => made,
+            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(false),
+            Err(e) => return Err(told("make it again", &e)),
+        };
+        warn!(
+            volume = wanted.handle,
+            node, "attached, and its RdsAttachment was missing: made again"
+        );
+        self.telemetry.attachment_rounds.with_label_values(&["rebuild"]).inc();
+        self.still_wanted(wanted, &made).await;
+        Ok(true)
+    }
+
+    /// A detach that ended meanwhile found nothing to delete: then it is deleted here. One that comes later finds it.
+    async fn still_wanted(&self, wanted: &Wanted, made: &RdsAttachment) {
+        let wishes: Api<VolumeAttachment> = Api::all(self.world.client.clone());
+        match wishes.get_opt(&wanted.wish.name_any()).await {
+            Ok(Some(now)) if now.metadata.uid == wanted.wish.metadata.uid => return,
+            Ok(_) => {}
+            Err(error) => {
+                debug!(error = chain(&error), "cannot read the VolumeAttachment again");
+                return;
+            }
+        }
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: made.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let attachments: Api<RdsAttachment> = Api::all(self.world.client.clone());
+        if let Err(error) = attachments.delete(&made.name_any(), &parameters).await {
+            warn!(
+                attachment = made.name_any(),
+                error = chain(&error),
+                "nobody wants it any more, and it cannot be deleted"
+            );
+        }
+    }
+}
+
+/// What csi-attacher asks for such a volume.
+fn request(volume: &PersistentVolume, handle: &str, node: &str) -> csi::ControllerPublishVolumeRequest {
+    use csi::volume_capability::access_mode::Mode;
+    use csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+    let spec = volume.spec.clone().unwrap_or_default();
+    let source = spec.csi.unwrap_or_default();
+    let modes = spec.access_modes.unwrap_or_default();
+    let has = |mode: &str| modes.iter().any(|m| m == mode);
+    let mode = match (has("ReadWriteMany"), has("ReadOnlyMany"), has("ReadWriteOnce")) {
+        (true, _, _) => Mode::MultiNodeMultiWriter,
+        (false, true, true) => Mode::MultiNodeSingleWriter,
+        (false, true, false) => Mode::MultiNodeReaderOnly,
+        (false, false, _) if has("ReadWriteOncePod") => Mode::SingleNodeSingleWriter,
+        (false, false, _) => Mode::SingleNodeMultiWriter,
+    };
+    let access_type = if spec.volume_mode.as_deref() == Some("Block") {
+        AccessType::Block(BlockVolume {})
+    } else {
+        AccessType::Mount(MountVolume {
+            fs_type: source.fs_type.unwrap_or_default(),
+            mount_flags: spec.mount_options.unwrap_or_default(),
+            ..MountVolume::default()
+        })
+    };
+    csi::ControllerPublishVolumeRequest {
+        volume_id: handle.to_owned(),
+        node_id: node.to_owned(),
+        volume_capability: Some(csi::VolumeCapability {
+            access_mode: Some(AccessMode { mode: mode.into() }),
+            access_type: Some(access_type),
+        }),
+        readonly: source.read_only.unwrap_or_default(),
+        ..csi::ControllerPublishVolumeRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rds_crds::volume::{AccessMode, RdsVolumeSpec};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_restored_attachment_is_the_one_that_publish_would_make() {
+        let volume = |modes: serde_json::Value, mode: &str, read_only: bool| -> PersistentVolume {
+            serde_json::from_value(json!({"metadata": {"name": "pvc-1"}, "spec": {
+                "accessModes": modes, "volumeMode": mode, "mountOptions": ["noatime"],
+                "csi": {"driver": "d", "volumeHandle": "pvc-1", "fsType": "ext4", "readOnly": read_only},
+            }}))
+            .unwrap()
+        };
+        let spec = |modes: serde_json::Value, mode: &str| -> RdsVolumeSpec {
+            serde_json::from_value(json!({"server": "s", "capacity": "1Gi", "accessModes": modes, "volumeMode": mode}))
+                .unwrap()
+        };
+        for (modes, mode, read_only, wanted) in [
+            (
+                json!(["ReadWriteOnce"]),
+                "Filesystem",
+                false,
+                (AccessMode::ReadWriteOnce, None),
+            ),
+            (
+                json!(["ReadWriteOnce"]),
+                "Filesystem",
+                true,
+                (AccessMode::ReadWriteOnce, Some(true)),
+            ),
+            (
+                json!(["ReadWriteOncePod"]),
+                "Filesystem",
+                false,
+                (AccessMode::ReadWriteOncePod, None),
+            ),
+            (
+                json!(["ReadOnlyMany"]),
+                "Filesystem",
+                false,
+                (AccessMode::ReadOnlyMany, Some(true)),
+            ),
+            (
+                json!(["ReadWriteMany"]),
+                "Block",
+                false,
+                (AccessMode::ReadWriteMany, None),
+            ),
+        ] {
+            let asked = request(&volume(modes.clone(), mode, read_only), "pvc-1", "n1");
+            let made = crate::csi::attachment(asked, &spec(modes, mode)).unwrap();
+            assert_eq!((made.spec.access_mode, made.spec.read_only), wanted);
+            assert_eq!(made.finalizers(), [rds_crds::names::FINALIZER]);
+            assert_eq!((made.spec.volume.as_str(), made.spec.node.as_str()), ("pvc-1", "n1"));
+        }
+    }
+}
