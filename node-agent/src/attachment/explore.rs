@@ -155,6 +155,7 @@ impl World {
                 generation: self.generation,
                 holds: self.holder == Some(self.uid),
                 fenced: self.fenced,
+                canary: None,
             }),
             sessions: Sessions::Known(sessions),
             leftover,
@@ -164,6 +165,8 @@ impl World {
             },
             failure: self.failure.clone(),
             may_retry: true,
+            watched: false,
+            asked: None,
         }
     }
 
@@ -191,6 +194,7 @@ impl World {
         };
         let mut said = seen.attachment.said.clone();
         match decide(&seen) {
+            Step::Ask(_) => unreachable!("no canary here"),
             Step::RecordIntent(intent) => {
                 said.report.cleared = false;
                 said.intent = Some(intent);

@@ -49,12 +49,15 @@ fn admitted() -> Seen {
             generation: 1,
             holds: true,
             fenced: false,
+            canary: None,
         }),
         sessions: Sessions::Known(vec![]),
         leftover: Use::Unused,
         in_flight: InFlight::None,
         failure: None,
         may_retry: true,
+        watched: false,
+        asked: None,
     }
 }
 
@@ -307,6 +310,7 @@ fn key_3_needs_a_generation_that_is_known_to_be_lower() {
                 generation,
                 holds: true,
                 fenced: false,
+                canary: None,
             }),
             Fact::Absent => Fact::Absent,
             Fact::Unknown(why) => Fact::Unknown(why),
