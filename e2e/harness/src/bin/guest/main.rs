@@ -2,9 +2,12 @@
 //!
 //! It changes mounts, networks and NVMe sessions of whatever it runs on, so it refuses to run outside of such a machine.
 
+mod control;
 mod fabric;
+mod node;
 mod rig;
 mod scenarios;
+mod target;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,6 +32,10 @@ enum Role {
     },
     /// Lists the scenarios.
     List,
+    /// Is the appliance.
+    Target,
+    /// Is a node.
+    Node(node::Options),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +46,8 @@ fn main() -> ExitCode {
             }
             Ok(true)
         }
+        Role::Target => in_a_guest().and_then(|()| target::run()),
+        Role::Node(options) => in_a_guest().and_then(|()| node::run(options)),
         Role::Scenarios { names } => in_a_guest().and_then(|()| run(&names)),
     };
     match done {
