@@ -30,7 +30,7 @@ impl Endpoint {
                 "server": self.url.replace("127.0.0.1", host),
                 "certificate-authority-data": authority,
                 // The certificate does not know the address under which a guest finds its host.
-                "tls-server-name": "localhost",
+                "tls-server-name": "kubernetes",
             }}],
             "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": user, "namespace": namespace}}],
@@ -89,14 +89,22 @@ impl Cluster {
         self.endpoint.for_guest(host, account, &token, namespace)
     }
 
+    /// The kubeconfig of the tests' own hands for a guest.
+    pub fn admin_on(&self, host: &str) -> Result<String> {
+        self.of_user("admin", host)
+    }
+
     /// A kubeconfig for the kubelet of one of [`crate::cluster::WORKERS`].
     pub fn kubelet_kubeconfig(&self, node: &str, host: &str) -> Result<String> {
-        let user = format!("system:node:{node}");
+        self.of_user(&format!("system:node:{node}"), host)
+    }
+
+    fn of_user(&self, user: &str, host: &str) -> Result<String> {
         let tokens = std::fs::read_to_string(self.dir.join("tokens.csv"))?;
-        let line = tokens.lines().find(|line| line.split(',').nth(1) == Some(&user));
+        let line = tokens.lines().find(|line| line.split(',').nth(1) == Some(user));
         let token = line.and_then(|line| line.split(',').next());
-        let token = token.with_context(|| format!("the API server knows no kubelet of {node}"))?;
-        self.endpoint.for_guest(host, &user, token, "default")
+        let token = token.with_context(|| format!("the API server knows no user {user}"))?;
+        self.endpoint.for_guest(host, user, token, "default")
     }
 
     async fn token(&self, namespace: &str, account: &str, bound: Option<BoundObjectReference>) -> Result<String> {

@@ -4,12 +4,15 @@
 //! of the host, read-only, with a tmpfs over it, so that our programs run there as they were built and nothing is an image. A
 //! guest ends with the process that started it.
 
+pub mod demo;
 pub mod http;
 mod kernel;
 pub mod node;
+pub mod pair;
 pub mod pods;
 pub mod report;
 pub mod target;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Node as Object;
+use k8s_openapi::api::storage::v1::CSINode;
 use kube::Api;
 use serde_json::json;
 
@@ -128,6 +129,19 @@ impl Node {
         })
         .await
         .map_err(|error| error.context(self.vm.last_words()))
+    }
+
+    /// Waits until kubelet has our driver, by the agent's own registration.
+    pub async fn registered(&self, cluster: &Cluster) -> Result<()> {
+        let nodes: Api<CSINode> = Api::all(cluster.client());
+        let what = format!("the kubelet of {} to know our driver", self.name);
+        wait_until(&what, BOOT, async || {
+            let drivers = nodes.get(&self.name).await?.spec.drivers;
+            let ours = drivers.iter().find(|driver| driver.name == lab::DRIVER);
+            ours.map(drop).with_context(|| format!("it knows {drivers:?}"))
+        })
+        .await
+        .map_err(|error| error.context(format!("the agent says:\n{}", self.log("rds-node-agent", 8))))
     }
 
     /// SIGKILL for a process of the node (`rds-node-agent`, `kubelet`, `containerd`), which is started again at once.

@@ -23,7 +23,7 @@ use crate::rig::sh;
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Where the agent serves CSI, below the folder that kubelet looks into.
-const PLUGIN: &str = "/var/lib/kubelet/plugins/rds.csi.srvlab.io";
+pub(crate) const PLUGIN: &str = "/var/lib/kubelet/plugins/rds.csi.srvlab.io";
 
 /// What to be.
 #[derive(Debug, clap::Args)]
@@ -54,8 +54,8 @@ fn start(name: &'static str, make: impl Fn() -> Command + Send + Sync + 'static)
     Supervised::start(name, share(&format!("{name}.log")), make)
 }
 
-/// Runs until the machine ends.
-pub(crate) fn run(options: Options) -> Result<bool> {
+/// What a host has before kubelet and agent are started.
+pub(crate) fn prepare(name: &str) -> Result<()> {
     let memory = |folder: &str| -> Result<()> {
         std::fs::create_dir_all(folder)?;
         sh("mount", &["-t", "tmpfs", "-o", "mode=755", "none", folder]).map(drop)
@@ -74,7 +74,12 @@ pub(crate) fn run(options: Options) -> Result<bool> {
     // Every guest sees the same root: what tells machines apart must differ.
     let machine = uuid::Uuid::new_v4().simple().to_string();
     std::fs::write("/etc/machine-id", format!("{machine}\n"))?;
-    sh("hostname", &[&options.name])?;
+    sh("hostname", &[name]).map(drop)
+}
+
+/// Runs until the machine ends.
+pub(crate) fn run(options: Options) -> Result<bool> {
+    prepare(&options.name)?;
     e2e::run(async {
         let mut processes = BTreeMap::new();
         if !options.tools.is_empty() {
@@ -159,7 +164,8 @@ fn kubelet(options: &Options) -> Result<Supervised> {
     })
 }
 
-fn agent(node: &str) -> Result<Supervised> {
+/// The agent that ships. Needs to be called on the runtime of `e2e::run`.
+pub(crate) fn agent(node: &str) -> Result<Supervised> {
     let node = node.to_owned();
     start("rds-node-agent", move || {
         let mut agent = command(Path::new(PROGRAMS).join("rds-node-agent"));
