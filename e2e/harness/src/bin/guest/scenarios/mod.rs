@@ -5,6 +5,8 @@
 pub(crate) mod agent;
 mod outages;
 mod path;
+mod session;
+mod uses;
 
 use anyhow::Result;
 
@@ -56,5 +58,60 @@ pub(crate) const ALL: &[Scenario] = &[
         name: "another_identity_is_another_disk",
         about: "a namespace whose UUID changed under its name is no disk any more",
         run: outages::another_identity_is_another_disk,
+    },
+    Scenario {
+        name: "nvme_connect_and_leave",
+        about: "the agent connects with its own identity and times, finds the disk, ends the connection",
+        run: session::connect_and_leave,
+    },
+    Scenario {
+        name: "nvme_found_by_nqn",
+        about: "a connection that somebody else made is found by its NQN and not doubled",
+        run: session::found_by_nqn,
+    },
+    Scenario {
+        name: "nvme_refusals",
+        about: "an unknown NQN, a closed port, nobody there, no route, a foreign NQN",
+        run: session::refusals,
+    },
+    Scenario {
+        name: "nvme_cut_cable",
+        about: "a session outlives a cut cable as the same disk, and can be ended while it is cut",
+        run: session::cut_cable,
+    },
+    Scenario {
+        name: "nvme_live_without_disk",
+        about: "a live connection whose namespace is gone is an answer, and gets its disk back",
+        run: session::live_without_disk,
+    },
+    Scenario {
+        name: "nvme_changed_live",
+        about: "times and size change under a live connection",
+        run: session::changed_live,
+    },
+    Scenario {
+        name: "nvme_foreign_is_left_alone",
+        about: "an NQN outside of the prefix with a mounted filesystem is never touched",
+        run: session::foreign_is_left_alone,
+    },
+    Scenario {
+        name: "nvme_every_use_is_seen",
+        about: "mounts, opens, published nodes, loop devices: each keeps the disk connected",
+        run: uses::every_use_is_seen,
+    },
+    Scenario {
+        name: "nvme_hanging_umount",
+        about: "a umount that hangs over a cut cable keeps the disk connected until its data is written",
+        run: uses::hanging_umount,
+    },
+    Scenario {
+        name: "nvme_killed_writer",
+        about: "what a killed process left in the cache over a cut cable is written before the disk goes",
+        run: uses::killed_writer,
+    },
+    Scenario {
+        name: "nvme_stale_mount",
+        about: "what is left of a disk that was cut away beneath a mount is in use until it is unmounted",
+        run: uses::stale_mount,
     },
 ];
