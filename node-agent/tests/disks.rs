@@ -1,132 +1,28 @@
-//! Filesystems and mounts on real loop devices, in a mount namespace of its own. Needs root, loop devices, and the programs that
-//! the agent runs; it fails without them, and says so and passes only when it is not root.
+//! What is on a disk, and making a filesystem on it, on real loop devices: see `loops`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
+mod loops;
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use loops::{ALL, LIMIT, Loop, MIB, inside, run, size_of, uuid};
 use rds_node_agent::filesystem::check::{self, Verdict};
+use rds_node_agent::filesystem::child::Tools;
 use rds_node_agent::filesystem::format::{self, FormatError, Plan};
-use rds_node_agent::filesystem::probe::{self, Found};
-use rds_node_agent::filesystem::signature::Superblock;
-use rds_node_agent::filesystem::{FsType, disk};
-use rds_node_agent::mount::options::Options;
-use rds_node_agent::mount::{Access, Disk, Done, Mounts, Outcome, Unmount, UnmountError};
+use rds_node_agent::filesystem::probe::{self, Found, ProbeError};
+use rds_node_agent::filesystem::{FsType, stats};
 
-const LIMIT: Duration = Duration::from_secs(60);
-const ALL: [FsType; 3] = [FsType::Ext4, FsType::Xfs, FsType::Btrfs];
-const MIB: u64 = 1 << 20;
-
-/// Runs `scenario` in a mount namespace of its own: this very test again, below `unshare`. True in there.
-fn inside(scenario: &str) -> bool {
-    if std::env::var_os("RDS_TEST_NAMESPACE").is_some() {
-        return true;
-    }
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("{scenario}: NOT RUN, it needs root (loop devices and mounts)");
-        return false;
-    }
-    let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args([scenario, "--exact", "--nocapture", "--test-threads=1"])
-        .env("RDS_TEST_NAMESPACE", "1")
-        .output()
-        .expect("unshare (util-linux) is needed");
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{scenario}:\n{text}");
-    assert!(text.contains("1 passed"), "{scenario} did not run:\n{text}");
-    false
-}
-
-/// A disk: a loop device over a sparse file.
-struct Loop {
-    _file: tempfile::NamedTempFile,
-    device: PathBuf,
-    /// UID of its volume; never two alike on a machine, mkfs.btrfs looks for that.
-    volume: String,
-}
-
-fn uuid() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/uuid")
-        .unwrap()
-        .trim()
-        .to_owned()
-}
-
-impl Loop {
-    fn new(size: u64) -> Self {
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        file.as_file().set_len(size).unwrap();
-        // Another process may take the free device that losetup found: it says so, and is asked again.
-        let device = (0..50)
-            .find_map(|_| {
-                let output = Command::new("losetup")
-                    .args(["--find", "--show"])
-                    .arg(file.path())
-                    .output()
-                    .expect("losetup is needed");
-                output
-                    .status
-                    .success()
-                    .then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
-            })
-            .expect("a loop device");
-        Self {
-            _file: file,
-            device: device.into(),
-            volume: uuid(),
-        }
-    }
-
-    fn make(&self, fs: FsType) -> Result<Superblock, FormatError> {
-        format::make(&self.plan(fs))
-    }
-
-    fn plan(&self, fs: FsType) -> Plan<'_> {
-        Plan {
-            device: &self.device,
-            fs,
-            volume: &self.volume,
-            options: &[],
-            limit: LIMIT,
-        }
-    }
-
-    fn probe(&self) -> Found {
-        probe::probe(&self.device, &self.volume).unwrap()
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.device).output();
-    }
-}
-
-/// Kubelet's folder, and the mounts below it.
-fn kubelet() -> (tempfile::TempDir, Mounts) {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mounts = Mounts::new("/", folder.path());
-    (folder, mounts)
-}
-
-fn size_of(fs: FsType) -> u64 {
-    if fs == FsType::Ext4 { 64 * MIB } else { 400 * MIB }
-}
+const SBIN: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[test]
 fn i1_a_blank_disk_gets_a_filesystem_once() {
     if !inside("i1_a_blank_disk_gets_a_filesystem_once") {
         return;
     }
-    for fs in [FsType::Ext4, FsType::Ext3, FsType::Xfs, FsType::Btrfs] {
-        let disk = Loop::new(size_of(fs).max(128 * MIB));
+    for fs in ALL {
+        let disk = Loop::new(size_of(fs));
         assert_eq!(disk.probe(), Found::Blank, "{fs:?}");
         disk.make(fs).unwrap();
         let Found::Filesystem(made) = disk.probe() else {
@@ -136,8 +32,9 @@ fn i1_a_blank_disk_gets_a_filesystem_once() {
             (made.fs, made.uuid.as_str(), made.errors),
             (fs, disk.volume.as_str(), false)
         );
-        assert!(made.size > 120 * MIB, "{made:?}");
-        // Its UUID is ours, and still: nothing is made twice.
+        assert!(made.size > size_of(fs) - 16 * MIB, "{made:?}");
+        assert_eq!(stats::block(&disk.device).unwrap(), size_of(fs));
+        // Its UUID is ours, and still: nothing is made twice (I2).
         let error = disk.make(fs).unwrap_err();
         assert!(matches!(error, FormatError::NotBlank { .. }), "{fs:?}: {error}");
         assert_eq!(check::check(&disk.device, fs, LIMIT).unwrap(), Verdict::Good, "{fs:?}");
@@ -145,57 +42,335 @@ fn i1_a_blank_disk_gets_a_filesystem_once() {
 }
 
 #[test]
-fn i12_stage_and_publish_add_nothing_twice() {
-    if !inside("i12_stage_and_publish_add_nothing_twice") {
+fn i1_whatever_is_on_a_disk_is_never_formatted() {
+    if !inside("i1_whatever_is_on_a_disk_is_never_formatted") {
+        return;
+    }
+    let size = 320 * MIB;
+    // Name, where, what: one byte anywhere is enough, known or not.
+    let cases: &[(&str, u64, &[u8])] = &[
+        ("luks", 0, b"LUKS\xba\xbe\x00\x02"),
+        ("lvm", 512, b"LABELONE"),
+        ("mbr", 510, &[0x55, 0xaa]),
+        ("gpt", 512, b"EFI PART"),
+        ("gpt copy at the end", size - 512, b"EFI PART"),
+        ("md 1.0 at the end", size - 8192, &[0xfc, 0x4e, 0x2b, 0xa9]),
+        ("swap", 4086, b"SWAPSPACE2"),
+        ("bcache", 4096 + 24, &[0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca]),
+        ("btrfs copy", 64 * MIB, &[1]),
+        ("ext copy", 128 * MIB, &[1]),
+        ("a byte in the head", 4 * MIB - 1, &[1]),
+        ("the last byte", size - 1, &[1]),
+        ("a byte in the middle", size / 2, &[1]),
+    ];
+    for (name, offset, bytes) in cases {
+        let disk = Loop::new(size);
+        disk.write(*offset, bytes);
+        let found = disk.probe();
+        assert!(matches!(found, Found::Foreign(_)), "{name}: {found:?}");
+        for fs in ALL {
+            let error = disk.make(fs).unwrap_err();
+            assert!(matches!(error, FormatError::NotBlank { .. }), "{name}, {fs:?}: {error}");
+        }
+        assert_eq!(disk.read(*offset, bytes.len()), *bytes, "{name} was written to");
+    }
+}
+
+#[test]
+fn i1_b3_other_filesystems_are_told_by_name() {
+    if !inside("i1_b3_other_filesystems_are_told_by_name") {
+        return;
+    }
+    let disk = Loop::new(320 * MIB);
+    run("mkswap", &[disk.name()]);
+    assert!(matches!(disk.probe(), Found::Foreign(what) if what.contains("swap")));
+
+    // A filesystem of our kind that is another volume's: seen as what it is, and never formatted.
+    for fs in ALL {
+        let disk = Loop::new(size_of(fs));
+        disk.make(fs).unwrap();
+        let other = uuid();
+        let Found::Filesystem(found) = probe::probe(&disk.device, &other).unwrap() else {
+            panic!("{fs:?}")
+        };
+        assert_eq!((found.fs, &found.uuid), (fs, &disk.volume));
+        let plan = Plan {
+            volume: &other,
+            ..disk.plan(fs)
+        };
+        assert!(
+            matches!(format::make(&plan), Err(FormatError::NotBlank { .. })),
+            "{fs:?}"
+        );
+    }
+}
+
+#[test]
+fn i1_b1_read_errors_are_never_blank() {
+    if !inside("i1_b1_read_errors_are_never_blank") {
+        return;
+    }
+    let disk = Loop::new(320 * MIB);
+    // The file under the device ends early: reads beyond give EIO.
+    disk.file.as_file().set_len(200 * MIB).unwrap();
+    let error = probe::probe(&disk.device, &disk.volume).unwrap_err();
+    assert!(matches!(error, ProbeError::Read(_)), "{error}");
+    for fs in ALL {
+        let error = disk.make(fs).unwrap_err();
+        assert!(
+            matches!(error, FormatError::Probe(ProbeError::Read(_))),
+            "{fs:?}: {error}"
+        );
+    }
+    assert_eq!(
+        disk.file.as_file().metadata().unwrap().blocks(),
+        0,
+        "nothing was written"
+    );
+}
+
+#[test]
+fn a_missing_second_opinion_is_an_error() {
+    if !inside("a_missing_second_opinion_is_an_error") {
+        return;
+    }
+    let disk = Loop::new(96 * MIB);
+    let none = Tools::at("/nonexistent");
+    let error = probe::probe_with(&none, &disk.device, &disk.volume).unwrap_err();
+    assert!(error.to_string().contains("blkid is not installed"), "{error}");
+    // Exit code 4 is a usage or other error; 2 is "nothing"; a signal is no answer.
+    for (script, what) in [("exit 4", "exit code 4"), ("kill -9 $$", "signal")] {
+        let tools = script_tools("blkid", script);
+        let error = probe::probe_with(&tools.1, &disk.device, &disk.volume).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    for (script, blank) in [
+        ("exit 2", true),
+        ("exit 8", false),
+        ("echo TYPE=zfs_member", false),
+        ("echo PTTYPE=dos", false),
+    ] {
+        let tools = script_tools("blkid", script);
+        let found = probe::probe_with(&tools.1, &disk.device, &disk.volume).unwrap();
+        assert_eq!(found == Found::Blank, blank, "{script}: {found:?}");
+    }
+    let plan = disk.plan(FsType::Ext4);
+    assert!(matches!(format::make_with(&none, &plan), Err(FormatError::Tool(..))));
+    assert_eq!(disk.probe(), Found::Blank, "nothing was written without mkfs at hand");
+}
+
+/// Tools with one replaced by a script.
+fn script_tools(program: &str, script: &str) -> (tempfile::TempDir, Tools) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = folder.path().join(program);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let tools = Tools::at(format!("{}:{SBIN}", folder.path().display()));
+    (folder, tools)
+}
+
+/// mkfs is killed at its first write, its second and so on; whatever it left, it is known as ours and done again.
+fn killed_at_every_write(fs: FsType, stride: usize) {
+    let mut at = 1;
+    loop {
+        let disk = Loop::new(size_of(fs));
+        let program = format!("mkfs.{}", fs.as_str());
+        let (_folder, tools) = script_tools(
+            &program,
+            &format!(
+                "exec strace -f -o /dev/null -e trace=pwrite64,fallocate -e inject=pwrite64:signal=KILL:when={at} /sbin/{program} \"$@\""
+            ),
+        );
+        match format::make_with(&tools, &disk.plan(fs)) {
+            Ok(_) => {
+                assert!(at > 10, "{fs:?} ended at write {at} already: nothing was killed");
+                return;
+            }
+            Err(FormatError::Failed { how, .. }) if how.contains("signal") || how.contains("137") => {}
+            Err(e) => panic!("{fs:?}, killed at write {at}: {e}"),
+        }
+        assert_eq!(disk.probe(), Found::OurUnfinished(fs), "{fs:?}, killed at write {at}");
+        let stranger = probe::probe(&disk.device, &uuid()).unwrap();
+        assert!(
+            matches!(stranger, Found::Foreign(_) | Found::Filesystem(_)),
+            "{fs:?} at {at}: {stranger:?}"
+        );
+        let other = if fs == FsType::Btrfs {
+            FsType::Ext4
+        } else {
+            FsType::Btrfs
+        };
+        assert!(
+            matches!(disk.make(other), Err(FormatError::NotBlank { .. })),
+            "another kind over it"
+        );
+        disk.make(fs)
+            .unwrap_or_else(|e| panic!("{fs:?}, again after a kill at write {at}: {e}"));
+        assert!(
+            matches!(disk.probe(), Found::Filesystem(_)),
+            "{fs:?}, killed at write {at}"
+        );
+        assert_eq!(check::check(&disk.device, fs, LIMIT).unwrap(), Verdict::Good);
+        at += stride;
+    }
+}
+
+#[test]
+fn i2_an_unfinished_mkfs_is_done_again_ext4() {
+    if inside("i2_an_unfinished_mkfs_is_done_again_ext4") {
+        killed_at_every_write(FsType::Ext4, 3);
+    }
+}
+
+#[test]
+fn i2_an_unfinished_mkfs_is_done_again_xfs() {
+    if inside("i2_an_unfinished_mkfs_is_done_again_xfs") {
+        killed_at_every_write(FsType::Xfs, 3);
+    }
+}
+
+#[test]
+fn i2_an_unfinished_mkfs_is_done_again_btrfs() {
+    if inside("i2_an_unfinished_mkfs_is_done_again_btrfs") {
+        killed_at_every_write(FsType::Btrfs, 3);
+    }
+}
+
+#[test]
+fn i2_a_lost_superblock_is_not_an_unfinished_mkfs() {
+    if !inside("i2_a_lost_superblock_is_not_an_unfinished_mkfs") {
         return;
     }
     for fs in ALL {
         let disk = Loop::new(size_of(fs));
         disk.make(fs).unwrap();
-        let (kubelet, mounts) = kubelet();
-        let (stage, publish) = (
-            kubelet.path().join("plugins/stage"),
-            kubelet.path().join("pods/p 1/mount"),
-        );
-        let options = ["noatime".to_owned()];
-        let mount = || mounts.mount_device(&disk.device, &stage, fs, Access::ReadWrite, &options);
-        assert_eq!(mount().unwrap(), Done::Now, "{fs:?}");
-        assert_eq!(mount().unwrap(), Done::Already, "{fs:?}");
-        std::fs::write(stage.join("data"), "one").unwrap();
-        let bind = |access| mounts.bind(&stage, &publish, access, &Options::default());
-        assert_eq!(bind(Access::ReadWrite).unwrap(), Done::Now);
-        assert_eq!(bind(Access::ReadWrite).unwrap(), Done::Already);
-        assert_eq!(std::fs::read_to_string(publish.join("data")).unwrap(), "one");
-        let table = mounts.table().unwrap();
-        assert_eq!(
-            table
-                .entries
-                .iter()
-                .filter(|e| e.mount_point.starts_with(kubelet.path()))
-                .count(),
-            2
-        );
-
-        let device = Some(disk.device.as_path());
-        let live = || Disk::Live;
-        let unstage = Unmount {
-            target: &stage,
-            device,
-            disk: &live,
-            limit: LIMIT,
-        };
-        // Unstage before unpublish: the stage goes, the disk is not free, and that is said.
-        let error = mounts.syncfs_then_unmount(&unstage).unwrap_err();
-        assert!(matches!(error, UnmountError::StillHeld(..)), "{fs:?}: {error}");
-        assert_eq!(mounts.unmount(&publish, LIMIT).unwrap(), Outcome::Clean);
-        assert!(!publish.exists());
-        assert_eq!(mounts.unmount(&publish, LIMIT).unwrap(), Outcome::NotMounted);
-        assert_eq!(mounts.syncfs_then_unmount(&unstage).unwrap(), Outcome::NotMounted);
-        mounts.remove_folder(&stage).unwrap();
-        mounts.remove_folder(&stage).unwrap();
-
-        assert_eq!(mount().unwrap(), Done::Now);
-        assert_eq!(mounts.syncfs_then_unmount(&unstage).unwrap(), Outcome::Clean, "{fs:?}");
-        assert!(disk::is_free(&disk.device).unwrap());
+        let at = if fs == FsType::Btrfs { 64 << 10 } else { 0 };
+        disk.write(at, &[0; 4096]);
+        let found = disk.probe();
+        assert!(matches!(found, Found::Foreign(_)), "{fs:?}: {found:?}");
+        assert!(matches!(disk.make(fs), Err(FormatError::NotBlank { .. })), "{fs:?}");
     }
+}
+
+#[test]
+fn i17_a_slow_mkfs_is_neither_success_nor_failure() {
+    if !inside("i17_a_slow_mkfs_is_neither_success_nor_failure") {
+        return;
+    }
+    let disk = Loop::new(96 * MIB);
+    let (folder, tools) = script_tools(
+        "mkfs.ext4",
+        "while [ ! -e \"$(dirname \"$0\")/go\" ]; do sleep 0.02; done; exec /sbin/mkfs.ext4 \"$@\"",
+    );
+    let plan = Plan {
+        limit: Duration::from_millis(200),
+        ..disk.plan(FsType::Ext4)
+    };
+    let error = format::make_with(&tools, &plan).unwrap_err();
+    assert!(matches!(error, FormatError::Unknown(..)), "{error}");
+    // While it is at work nobody says what is on the disk, and no second one starts.
+    let error = format::make_with(&tools, &plan).unwrap_err();
+    assert!(
+        matches!(error, FormatError::Probe(ProbeError::AtWork { .. })),
+        "{error}"
+    );
+    std::fs::write(folder.path().join("go"), "").unwrap();
+    let found = loop {
+        match probe::probe(&disk.device, &disk.volume) {
+            Err(ProbeError::AtWork { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            other => break other.unwrap(),
+        }
+    };
+    assert_eq!(
+        found,
+        Found::OurUnfinished(FsType::Ext4),
+        "nobody saw it end well: it is done again"
+    );
+    disk.make(FsType::Ext4).unwrap();
+}
+
+#[test]
+fn small_disks_are_refused_with_the_reason_and_others_work() {
+    if !inside("small_disks_are_refused_with_the_reason_and_others_work") {
+        return;
+    }
+    let disk = Loop::new(299 * MIB);
+    let error = disk.make(FsType::Xfs).unwrap_err();
+    assert!(error.to_string().contains("300 MiB"), "{error}");
+    assert_eq!(disk.probe(), Found::Blank);
+    Loop::new(300 * MIB).make(FsType::Xfs).unwrap();
+    for size in [MIB, 5 * MIB, 63 * MIB, 4096 * 1000 + 512] {
+        let disk = Loop::new(size);
+        disk.make(FsType::Ext4).unwrap_or_else(|e| panic!("{size}: {e}"));
+    }
+    let tiny = Loop::new(MIB);
+    let error = tiny.make(FsType::Btrfs).unwrap_err();
+    assert!(
+        matches!(error, FormatError::Failed { .. }),
+        "mkfs has the word: {error}"
+    );
+    // What a file namespace of the appliance looks like.
+    let disk = Loop::with(96 * MIB, &["--sector-size", "4096"]);
+    disk.make(FsType::Ext4).unwrap();
+}
+
+#[test]
+fn options_reach_mkfs() {
+    if !inside("options_reach_mkfs") {
+        return;
+    }
+    let disk = Loop::new(96 * MIB);
+    let options = ["-b", "1024", "-E", "stride=16", "-L", "data"].map(str::to_owned);
+    let plan = Plan {
+        options: &options,
+        ..disk.plan(FsType::Ext4)
+    };
+    format::make(&plan).unwrap();
+    let about = run("dumpe2fs", &["-h", disk.name()]);
+    for line in ["data", "Block size:               1024", "RAID stride:              16"] {
+        assert!(about.contains(line), "{line}: {about}");
+    }
+    let bad = ["-F".to_owned()];
+    let plan = Plan {
+        options: &bad,
+        ..disk.plan(FsType::Ext4)
+    };
+    assert!(matches!(format::make(&plan), Err(FormatError::Option(_))));
+}
+
+#[test]
+fn a_disk_of_one_tebibyte_takes_seconds() {
+    if !inside("a_disk_of_one_tebibyte_takes_seconds") {
+        return;
+    }
+    for fs in [FsType::Ext4, FsType::Xfs, FsType::Btrfs] {
+        let disk = Loop::new(1 << 40);
+        let begin = Instant::now();
+        disk.make(fs).unwrap();
+        let took = begin.elapsed();
+        let written = disk.file.as_file().metadata().unwrap().blocks() * 512;
+        eprintln!("{}: {took:?}, {} MiB of the thin file", fs.as_str(), written / MIB);
+        assert!(took < Duration::from_secs(30), "{fs:?}: {took:?}");
+        assert!(written < 1024 * MIB, "{fs:?}: {written}");
+    }
+}
+
+#[test]
+fn a_mounted_disk_is_not_touched() {
+    if !inside("a_mounted_disk_is_not_touched") {
+        return;
+    }
+    let disk = Loop::new(96 * MIB);
+    disk.make(FsType::Ext4).unwrap();
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    run("mount", &[disk.name(), folder.path().to_str().unwrap()]);
+    let error = disk.make(FsType::Ext4).unwrap_err();
+    assert!(matches!(error, FormatError::Busy(_)), "{error}");
+    let verdict = check::check(&disk.device, FsType::Ext4, LIMIT).unwrap();
+    assert!(
+        matches!(verdict, Verdict::Running(_)),
+        "b7: e2fsck on a mounted disk: {verdict:?}"
+    );
+    assert!(probe::probe(Path::new("/dev/null"), &disk.volume).is_err());
+    run("umount", &[folder.path().to_str().unwrap()]);
 }

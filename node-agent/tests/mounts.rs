@@ -1,0 +1,507 @@
+//! Mounts on real loop devices: see `loops`.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod loops;
+
+use std::cell::Cell;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use loops::{ALL, LIMIT, Loop, inside, kubelet, run, size_of};
+use rds_node_agent::filesystem::{FsType, disk};
+use rds_node_agent::mount::options::Options;
+use rds_node_agent::mount::{
+    Access, Disk, Done, MountError, Mounts, Outcome, STORM, Unmount, UnmountError, set_read_only,
+};
+
+fn live() -> Disk {
+    Disk::Live
+}
+
+fn unstage<'a>(target: &'a Path, disk: &'a Loop, state: &'a dyn Fn() -> Disk) -> Unmount<'a> {
+    Unmount {
+        target,
+        device: Some(&disk.device),
+        disk: state,
+        limit: LIMIT,
+    }
+}
+
+/// A staged volume.
+struct Staged {
+    disk: Loop,
+    fs: FsType,
+    _folder: tempfile::TempDir,
+    mounts: Mounts,
+    stage: PathBuf,
+    publish: PathBuf,
+}
+
+fn staged(fs: FsType) -> Staged {
+    let disk = Loop::new(size_of(fs));
+    disk.make(fs).unwrap();
+    let (folder, mounts) = kubelet();
+    let staged = Staged {
+        disk,
+        fs,
+        mounts,
+        stage: folder.path().join("plugins/stage"),
+        publish: folder.path().join("pods/p 1/mount"),
+        _folder: folder,
+    };
+    assert_eq!(staged.mount(Access::ReadWrite).unwrap(), Done::Now);
+    staged
+}
+
+impl Staged {
+    fn mount(&self, access: Access) -> Result<Done, MountError> {
+        self.mounts
+            .mount_device(&self.disk.device, &self.stage, self.fs, access, &["noatime".to_owned()])
+    }
+
+    fn bind(&self, access: Access) -> Result<Done, MountError> {
+        self.mounts
+            .bind(&self.stage, &self.publish, access, &Options::default())
+    }
+
+    fn count(&self) -> usize {
+        let table = self.mounts.table().unwrap();
+        table
+            .entries
+            .iter()
+            .filter(|e| e.mount_point.starts_with(self._folder.path()))
+            .count()
+    }
+
+    fn unstage(&self) -> Result<Outcome, UnmountError> {
+        self.mounts
+            .syncfs_then_unmount(&unstage(&self.stage, &self.disk, &live))
+    }
+}
+
+#[test]
+fn i12_stage_and_publish_add_nothing_twice() {
+    if !inside("i12_stage_and_publish_add_nothing_twice") {
+        return;
+    }
+    for fs in ALL {
+        let volume = staged(fs);
+        assert_eq!(volume.mount(Access::ReadWrite).unwrap(), Done::Already, "{fs:?}");
+        std::fs::write(volume.stage.join("data"), "one").unwrap();
+        assert_eq!(volume.bind(Access::ReadWrite).unwrap(), Done::Now);
+        assert_eq!(volume.bind(Access::ReadWrite).unwrap(), Done::Already);
+        assert_eq!(std::fs::read_to_string(volume.publish.join("data")).unwrap(), "one");
+        assert_eq!(volume.count(), 2, "{fs:?}");
+        let there = volume.mounts.mounted(&volume.publish).unwrap().unwrap();
+        assert!(
+            there.is_on(std::fs::metadata(&volume.disk.device).unwrap().rdev()),
+            "{there:?}"
+        );
+
+        // Unstage before unpublish: the stage goes, the disk is not free, and that is said, again and again.
+        for _ in 0..2 {
+            let error = volume.unstage().unwrap_err();
+            assert!(matches!(error, UnmountError::StillHeld(..)), "{fs:?}: {error}");
+        }
+        assert_eq!(volume.mounts.unmount(&volume.publish, LIMIT).unwrap(), Outcome::Clean);
+        assert!(!volume.publish.exists());
+        assert_eq!(
+            volume.mounts.unmount(&volume.publish, LIMIT).unwrap(),
+            Outcome::NotMounted
+        );
+        assert_eq!(volume.unstage().unwrap(), Outcome::NotMounted);
+        volume.mounts.remove_folder(&volume.stage).unwrap();
+        volume.mounts.remove_folder(&volume.stage).unwrap();
+
+        assert_eq!(volume.mount(Access::ReadWrite).unwrap(), Done::Now);
+        assert_eq!(std::fs::read_to_string(volume.stage.join("data")).unwrap(), "one");
+        assert_eq!(volume.unstage().unwrap(), Outcome::Clean, "{fs:?}");
+        assert!(disk::is_free(&volume.disk.device).unwrap());
+        assert_eq!(volume.count(), 0);
+    }
+}
+
+#[test]
+fn b7_something_else_at_a_target_is_named() {
+    if !inside("b7_something_else_at_a_target_is_named") {
+        return;
+    }
+    let volume = staged(FsType::Ext4);
+    let other = Loop::new(size_of(FsType::Ext4));
+    other.make(FsType::Ext4).unwrap();
+    let error = volume
+        .mounts
+        .mount_device(&other.device, &volume.stage, FsType::Ext4, Access::ReadWrite, &[])
+        .unwrap_err();
+    assert!(matches!(error, MountError::Occupied { .. }), "{error}");
+    assert!(error.to_string().contains(volume.disk.name()), "{error}");
+    let error = volume.mount(Access::ReadOnly).unwrap_err();
+    assert!(
+        matches!(error, MountError::Occupied { .. }),
+        "the same one in another mode: {error}"
+    );
+    assert_eq!(volume.count(), 1);
+    // Unstage of another volume leaves it alone (B67).
+    let error = volume
+        .mounts
+        .syncfs_then_unmount(&unstage(&volume.stage, &other, &live))
+        .unwrap_err();
+    assert!(matches!(error, UnmountError::Foreign { .. }), "{error}");
+    assert_eq!(volume.count(), 1);
+    // The same at a publish target, and a source that is not staged.
+    std::fs::create_dir_all(&volume.publish).unwrap();
+    run("mount", &[other.name(), volume.publish.to_str().unwrap()]);
+    assert!(matches!(
+        volume.bind(Access::ReadWrite),
+        Err(MountError::Occupied { .. })
+    ));
+    let nothing = volume.stage.with_file_name("nothing");
+    let error = volume
+        .mounts
+        .bind(&nothing, &volume.publish, Access::ReadWrite, &Options::default())
+        .unwrap_err();
+    assert!(matches!(error, MountError::NotStaged(_)), "{error}");
+}
+
+#[test]
+fn read_only_publish_refuses_writes_and_leaves_the_stage_writable() {
+    if !inside("read_only_publish_refuses_writes_and_leaves_the_stage_writable") {
+        return;
+    }
+    for fs in ALL {
+        let volume = staged(fs);
+        // A call that ended after its bind: finished, not stacked.
+        std::fs::create_dir_all(&volume.publish).unwrap();
+        run(
+            "mount",
+            &[
+                "--bind",
+                volume.stage.to_str().unwrap(),
+                volume.publish.to_str().unwrap(),
+            ],
+        );
+        assert_eq!(volume.bind(Access::ReadOnly).unwrap(), Done::Now);
+        assert_eq!(volume.bind(Access::ReadOnly).unwrap(), Done::Already);
+        let error = std::fs::write(volume.publish.join("x"), "").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        std::fs::write(volume.stage.join("x"), "").unwrap();
+        assert!(
+            matches!(volume.bind(Access::ReadWrite), Err(MountError::Occupied { .. })),
+            "never widened"
+        );
+        assert_eq!(volume.count(), 2);
+        volume.mounts.unmount(&volume.publish, LIMIT).unwrap();
+        let options = Options::parse(fs, &["noexec,nosuid".to_owned()]).unwrap();
+        volume
+            .mounts
+            .bind(&volume.stage, &volume.publish, Access::ReadWrite, &options)
+            .unwrap();
+        let there = volume.mounts.mounted(&volume.publish).unwrap().unwrap();
+        assert!(
+            there.options.contains("noexec") && there.options.contains("nosuid"),
+            "{there:?}"
+        );
+        assert!(
+            there.options.contains("noatime"),
+            "{there:?}: that of the stage is kept"
+        );
+        volume.mounts.unmount(&volume.publish, LIMIT).unwrap();
+        volume.unstage().unwrap();
+    }
+}
+
+#[test]
+fn i3_read_only_devices_are_mounted_without_a_write() {
+    if !inside("i3_read_only_devices_are_mounted_without_a_write") {
+        return;
+    }
+    for fs in ALL {
+        let volume = staged(fs);
+        std::fs::write(volume.stage.join("data"), "one").unwrap();
+        volume.unstage().unwrap();
+        set_read_only(&volume.disk.device, Access::ReadOnly).unwrap();
+        assert_eq!(volume.mount(Access::ReadOnly).unwrap(), Done::Now, "{fs:?}");
+        assert_eq!(volume.mount(Access::ReadOnly).unwrap(), Done::Already, "{fs:?}");
+        assert_eq!(std::fs::read_to_string(volume.stage.join("data")).unwrap(), "one");
+        assert!(std::fs::write(volume.stage.join("x"), "").is_err());
+        assert_eq!(volume.unstage().unwrap(), Outcome::Clean);
+        set_read_only(&volume.disk.device, Access::ReadWrite).unwrap();
+    }
+}
+
+#[test]
+fn r46_b63_the_hundredth_mount_is_the_last() {
+    if !inside("r46_b63_the_hundredth_mount_is_the_last") {
+        return;
+    }
+    for fs in [FsType::Ext4, FsType::Btrfs] {
+        let volume = staged(fs);
+        let target = |n: usize| volume.publish.with_file_name(format!("mount{n}"));
+        let bind = |n| {
+            volume
+                .mounts
+                .bind(&volume.stage, &target(n), Access::ReadWrite, &Options::default())
+        };
+        for n in 1..STORM {
+            bind(n).unwrap();
+        }
+        let error = bind(STORM).unwrap_err();
+        assert!(
+            matches!(error, MountError::Storm { count: STORM, .. }),
+            "{fs:?}: {error}"
+        );
+        assert!(!target(STORM).exists(), "not even a folder");
+        assert_eq!(bind(1).unwrap(), Done::Already, "what is there stays");
+        for n in 1..STORM {
+            volume.mounts.unmount(&target(n), LIMIT).unwrap();
+        }
+        bind(STORM).unwrap();
+        volume.mounts.unmount(&target(STORM), LIMIT).unwrap();
+        volume.unstage().unwrap();
+    }
+}
+
+#[test]
+fn b62_b9_r73_block_volumes_are_nodes_with_the_right_number() {
+    if !inside("b62_b9_r73_block_volumes_are_nodes_with_the_right_number") {
+        return;
+    }
+    let (one, two) = (Loop::new(1 << 20), Loop::new(1 << 20));
+    let (folder, mounts) = kubelet();
+    let target = folder.path().join("volumeDevices/publish/pvc/pod");
+    let publish = |disk: &Loop, access| mounts.bind_block(&disk.device, &target, access);
+    assert_eq!(publish(&one, Access::ReadWrite).unwrap(), Done::Now);
+    assert_eq!(publish(&one, Access::ReadWrite).unwrap(), Done::Already);
+    let about = std::fs::metadata(&target).unwrap();
+    assert!(about.file_type().is_block_device());
+    assert_eq!(about.rdev(), std::fs::metadata(&one.device).unwrap().rdev());
+    assert_eq!(about.mode() & 0o777, 0o660);
+    assert_eq!(mounts.block_at(&target).unwrap(), Some(about.rdev()));
+    assert!(mounts.mounted(&target).unwrap().is_none(), "no mount");
+    let error = publish(&two, Access::ReadWrite).unwrap_err();
+    assert!(matches!(error, MountError::Occupied { .. }), "{error}");
+    assert_eq!(publish(&one, Access::ReadOnly).unwrap(), Done::Already);
+    assert_eq!(std::fs::metadata(&target).unwrap().mode() & 0o777, 0o440);
+    // A loop device, as kubelet makes one for every block volume, works on the node.
+    let over = run(
+        "losetup",
+        &["--find", "--show", "--read-only", target.to_str().unwrap()],
+    );
+    run("losetup", &["--detach", &over]);
+    assert_eq!(mounts.unmount(&target, LIMIT).unwrap(), Outcome::NotMounted);
+    assert!(!target.exists());
+    // R47: a file that an earlier driver left is replaced when it is empty, a folder or data never.
+    std::fs::write(&target, "").unwrap();
+    assert_eq!(publish(&two, Access::ReadWrite).unwrap(), Done::Now);
+    mounts.unmount(&target, LIMIT).unwrap();
+    std::fs::write(&target, "data").unwrap();
+    assert!(matches!(
+        publish(&one, Access::ReadWrite),
+        Err(MountError::InTheWay { .. })
+    ));
+    assert!(matches!(mounts.unmount(&target, LIMIT), Err(UnmountError::Left(..))));
+    assert_eq!(std::fs::read(&target).unwrap(), b"data");
+    std::fs::remove_file(&target).unwrap();
+    std::fs::create_dir(&target).unwrap();
+    assert!(matches!(
+        publish(&one, Access::ReadWrite),
+        Err(MountError::InTheWay { .. })
+    ));
+    assert!(matches!(
+        mounts.bind_block(Path::new("/dev/null"), &target, Access::ReadWrite),
+        Err(MountError::Device(..))
+    ));
+}
+
+#[test]
+fn b5_no_tree_is_ever_removed() {
+    if !inside("b5_no_tree_is_ever_removed") {
+        return;
+    }
+    let volume = staged(FsType::Ext4);
+    volume.bind(Access::ReadWrite).unwrap();
+    volume.unstage().unwrap_err();
+    volume.mounts.unmount(&volume.publish, LIMIT).unwrap();
+    // Data that somebody wrote beneath the mount points.
+    for path in [&volume.publish, &volume.stage] {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::write(path.join("precious"), "data").unwrap();
+    }
+    let error = volume.mounts.unmount(&volume.publish, LIMIT).unwrap_err();
+    assert!(matches!(error, UnmountError::Left(..)), "{error}");
+    let error = volume.mounts.remove_folder(&volume.stage).unwrap_err();
+    assert!(matches!(error, UnmountError::Left(..)), "{error}");
+    for path in [&volume.publish, &volume.stage] {
+        assert_eq!(std::fs::read(path.join("precious")).unwrap(), b"data");
+    }
+    // A mounted folder is not removed, nor is what it holds.
+    volume.mount(Access::ReadWrite).unwrap();
+    assert!(matches!(
+        volume.mounts.remove_folder(&volume.stage),
+        Err(UnmountError::Foreign { .. })
+    ));
+    volume.unstage().unwrap();
+}
+
+#[test]
+fn targets_outside_of_kubelets_folder_are_refused() {
+    if !inside("targets_outside_of_kubelets_folder_are_refused") {
+        return;
+    }
+    let volume = staged(FsType::Ext4);
+    let outside = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let base = volume.stage.parent().unwrap().parent().unwrap();
+    std::os::unix::fs::symlink(outside.path(), base.join("link")).unwrap();
+    for target in [
+        outside.path().join("x"),
+        base.join("../x"),
+        base.join("link/x"),
+        base.join("link"),
+        base.to_owned(),
+    ] {
+        let binds = volume
+            .mounts
+            .bind(&volume.stage, &target, Access::ReadWrite, &Options::default());
+        assert!(
+            matches!(binds, Err(MountError::Place(_) | MountError::InTheWay { .. })),
+            "{target:?}: {binds:?}"
+        );
+        let block = volume
+            .mounts
+            .bind_block(&volume.disk.device, &target, Access::ReadWrite);
+        assert!(
+            matches!(block, Err(MountError::Place(_) | MountError::InTheWay { .. })),
+            "{target:?}: {block:?}"
+        );
+        assert!(volume.mounts.unmount(&target, LIMIT).is_err(), "{target:?}");
+    }
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert!(base.join("link").is_symlink());
+    volume.unstage().unwrap();
+}
+
+#[test]
+fn i7_open_files_keep_a_stage() {
+    if !inside("i7_open_files_keep_a_stage") {
+        return;
+    }
+    let volume = staged(FsType::Xfs);
+    let open = std::fs::File::create(volume.stage.join("open")).unwrap();
+    let error = volume.unstage().unwrap_err();
+    assert!(matches!(error, UnmountError::Busy(_)), "{error}");
+    assert_eq!(volume.count(), 1);
+    drop(open);
+    assert_eq!(volume.unstage().unwrap(), Outcome::Clean);
+}
+
+#[test]
+fn i7_nothing_is_synced_or_unmounted_while_the_disk_is_not_live() {
+    if !inside("i7_nothing_is_synced_or_unmounted_while_the_disk_is_not_live") {
+        return;
+    }
+    let volume = staged(FsType::Ext4);
+    let connecting = || Disk::NotLive("connecting".to_owned());
+    let error = volume
+        .mounts
+        .syncfs_then_unmount(&unstage(&volume.stage, &volume.disk, &connecting))
+        .unwrap_err();
+    assert!(matches!(error, UnmountError::NotLive(..)), "{error}");
+    assert_eq!(volume.count(), 1);
+    // The link goes during the sync.
+    let asked = Cell::new(0);
+    let lost_meanwhile = || {
+        asked.set(asked.get() + 1);
+        if asked.get() == 1 { Disk::Live } else { connecting() }
+    };
+    let error = volume
+        .mounts
+        .syncfs_then_unmount(&unstage(&volume.stage, &volume.disk, &lost_meanwhile))
+        .unwrap_err();
+    assert!(matches!(error, UnmountError::NotLive(..)), "{error}");
+    assert_eq!(volume.count(), 1);
+    volume.unstage().unwrap();
+}
+
+#[test]
+fn i7_a_disk_that_went_is_possible_data_loss_never_success() {
+    if !inside("i7_a_disk_that_went_is_possible_data_loss_never_success") {
+        return;
+    }
+    // It goes: before the sync, during it, during the umount.
+    for live_answers in 0..3 {
+        let volume = staged(FsType::Ext4);
+        let asked = Cell::new(0);
+        let state = || {
+            asked.set(asked.get() + 1);
+            if asked.get() <= live_answers {
+                Disk::Live
+            } else {
+                Disk::Gone
+            }
+        };
+        let outcome = volume
+            .mounts
+            .syncfs_then_unmount(&unstage(&volume.stage, &volume.disk, &state))
+            .unwrap();
+        assert!(
+            matches!(outcome, Outcome::PossibleDataLoss(_)),
+            "{live_answers}: {outcome:?}"
+        );
+        assert_eq!(volume.count(), 0);
+    }
+    // The kernel has no such disk any more (a host whose /sys does not list it): a stale mount, in use even.
+    let volume = staged(FsType::Ext4);
+    let host = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(host.path().join("sys/dev/block")).unwrap();
+    std::os::unix::fs::symlink("/proc", host.path().join("proc")).unwrap();
+    let blind = Mounts::new(host.path(), volume._folder.path());
+    let open = std::fs::File::create(volume.stage.join("open")).unwrap();
+    let what = Unmount {
+        device: None,
+        ..unstage(&volume.stage, &volume.disk, &live)
+    };
+    let outcome = blind.syncfs_then_unmount(&what).unwrap();
+    assert!(matches!(outcome, Outcome::PossibleDataLoss(_)), "{outcome:?}");
+    assert_eq!(volume.count(), 0);
+    assert_eq!(blind.syncfs_then_unmount(&what).unwrap(), Outcome::NotMounted);
+    drop(open);
+}
+
+#[test]
+fn stacked_mounts_of_an_earlier_driver_all_go() {
+    if !inside("stacked_mounts_of_an_earlier_driver_all_go") {
+        return;
+    }
+    let volume = staged(FsType::Ext4);
+    for _ in 0..3 {
+        let stage = volume.stage.to_str().unwrap();
+        run("mount", &["--bind", stage, stage]);
+    }
+    assert_eq!(volume.count(), 4);
+    assert_eq!(volume.mount(Access::ReadWrite).unwrap(), Done::Already);
+    assert_eq!(volume.unstage().unwrap(), Outcome::Clean);
+    assert_eq!(volume.count(), 0);
+}
+
+#[test]
+fn a_mount_that_the_kernel_refuses_is_an_error_with_the_reason() {
+    if !inside("a_mount_that_the_kernel_refuses_is_an_error_with_the_reason") {
+        return;
+    }
+    let blank = Loop::new(size_of(FsType::Ext4));
+    let (folder, mounts) = kubelet();
+    let stage = folder.path().join("stage");
+    let mount =
+        |options: &[String]| mounts.mount_device(&blank.device, &stage, FsType::Ext4, Access::ReadWrite, options);
+    let error = mount(&[]).unwrap_err();
+    assert!(matches!(error, MountError::Kernel { .. }), "{error}");
+    assert!(error.to_string().contains(blank.name()), "{error}");
+    assert!(matches!(mount(&["noload".to_owned()]), Err(MountError::Option(_))));
+    std::fs::remove_dir(&stage).unwrap();
+    std::fs::write(&stage, "").unwrap();
+    assert!(
+        matches!(mount(&[]), Err(MountError::InTheWay { .. })),
+        "r47: a file stays a file"
+    );
+    assert!(stage.is_file());
+}
