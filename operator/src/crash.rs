@@ -23,3 +23,15 @@ pub(crate) fn after(step: &str) {
 pub fn steps() -> Vec<&'static str> {
     crate::volume::steps()
 }
+
+/// Names of the steps of a fence.
+#[must_use]
+pub fn fence_steps() -> Vec<&'static str> {
+    ["record-begin-fence", "cut", "record-cut", "reopen", "record-end-fence"].into()
+}
+
+/// Names of the steps of the self-test of fencing, its fence not among them.
+#[must_use]
+pub fn self_test_steps() -> Vec<&'static str> {
+    crate::server::selftest::STEPS.into()
+}

@@ -6,13 +6,13 @@ use kube::{Client, Resource};
 use rds_crds::condition::{find_condition, kind};
 use rds_crds::identity::is_canary;
 use rds_crds::volume::{FormatLedger, FormatState, RdsVolumeStatus};
-use rds_crds::{RdsServer, RdsVolume};
+use rds_crds::{RdsServer, RdsVolume, Reason};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::attachment::decide::Release;
-use crate::attachment::{FenceMetrics, FenceResult, release_note};
+use crate::attachment::{FenceMetrics, FenceResult, TestResult, release_note};
 use crate::volume::Change;
 
 /// Takes events; [`Poster::run`] posts them. A queue, so that nobody waits for an event to be written.
@@ -167,6 +167,17 @@ impl Announcer {
         info!(target: "audit", volume = volume.metadata.name, what = "fence withheld", note);
         self.fences.ended(FenceResult::Withheld);
         self.post(volume, EventType::Warning, kind::FENCE_PENDING, note.to_owned());
+    }
+
+    /// The self-test of fencing has begun, or has ended with this.
+    pub(crate) fn self_test(&self, server: &RdsServer, result: TestResult, reason: Reason, note: &str) {
+        info!(target: "audit", server = server.metadata.name, what = "self-test of fencing", %reason, note);
+        self.fences.tested(result);
+        let type_ = match result {
+            TestResult::Begun | TestResult::Proven => EventType::Normal,
+            TestResult::Failed | TestResult::Inconclusive => EventType::Warning,
+        };
+        self.post(server, type_, reason.as_str(), note.to_owned());
     }
 
     /// The format ledger says something new.

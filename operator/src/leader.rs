@@ -161,8 +161,19 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         namespace: config.namespace.clone(),
         inventory_interval: config.inventory_interval,
         metrics: Some(metrics),
-        triggers,
+        triggers: triggers.clone(),
         memory: Mutex::new(HashMap::new()),
+    };
+    let patience = attachment::Patience {
+        grace: config.attachment_grace_period,
+        lease: config.agent_lease_period,
+    };
+    let selftest = server::selftest::Context {
+        world: world.clone(),
+        clock: attachment::Clock::default(),
+        patience,
+        announcer: announcer.clone(),
+        triggers,
     };
     let volumes = volume::Context {
         world,
@@ -174,16 +185,14 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         resync_interval: config.resync_interval,
         memory: volume::Memory::default(),
         clock: attachment::Clock::default(),
-        patience: attachment::Patience {
-            grace: config.attachment_grace_period,
-            lease: config.agent_lease_period,
-        },
+        patience,
         driver: config.driver_name.clone(),
     };
     tokio::join!(
         server::run(Arc::new(servers), stop.clone()),
         volume::run(Arc::new(volumes), triggered, config.concurrency, stop.clone()),
         rounds.run(stop.clone()),
+        server::selftest::run(selftest, stop.clone()),
         poster.run(stop.clone()),
     );
     Ok(())

@@ -33,17 +33,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prints the mutating steps of a volume's life, one a line, for the crash test.
+    /// Prints the mutating steps of a volume's life, of a fence, or of the self-test, one a line, for the crash tests.
     #[command(hide = true)]
-    Steps,
+    Steps {
+        /// Of what.
+        #[arg(value_parser = ["volume", "fence", "self-test"], default_value = "volume")]
+        of: String,
+    },
 }
 
 fn main() -> ExitCode {
     let Cli { config, command } = Cli::parse();
-    if let Some(Command::Steps) = command {
-        rds_operator::crash::steps()
-            .into_iter()
-            .for_each(|step| println!("{step}"));
+    if let Some(Command::Steps { of }) = command {
+        let steps = match of.as_str() {
+            "fence" => rds_operator::crash::fence_steps(),
+            "self-test" => rds_operator::crash::self_test_steps(),
+            _ => rds_operator::crash::steps(),
+        };
+        steps.into_iter().for_each(|step| println!("{step}"));
         return ExitCode::SUCCESS;
     }
     telemetry::start_log(config.log_format);

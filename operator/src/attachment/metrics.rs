@@ -1,4 +1,4 @@
-//! Series about fences and what persons said. Labels are closed sets.
+//! Series about fences, the self-test, and what persons said. Labels are closed sets.
 
 use prometheus::{IntCounterVec, Opts, Registry};
 
@@ -13,10 +13,24 @@ pub(crate) enum FenceResult {
     Withheld,
 }
 
+/// How a self-test goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TestResult {
+    /// It began.
+    Begun,
+    /// A fence works.
+    Proven,
+    /// A fence does not work.
+    Failed,
+    /// No evidence either way.
+    Inconclusive,
+}
+
 /// The series; clones share them.
 #[derive(Clone, Debug)]
 pub struct FenceMetrics {
     fences: IntCounterVec,
+    tests: IntCounterVec,
     words: IntCounterVec,
 }
 
@@ -41,6 +55,11 @@ impl FenceMetrics {
                 "Fences of lost nodes by result",
                 &["done", "failed", "withheld"],
             )?,
+            tests: counter(
+                "rds_csi_fence_self_tests_total",
+                "Self-tests of fencing by result",
+                &["proven", "failed", "inconclusive"],
+            )?,
             words: counter(
                 "rds_csi_node_is_off_total",
                 "Annotations node-is-off by result",
@@ -61,5 +80,15 @@ impl FenceMetrics {
     pub(crate) fn person(&self, believed: bool) {
         let word = if believed { "believed" } else { "refused" };
         self.words.with_label_values(&[word]).inc();
+    }
+
+    pub(crate) fn tested(&self, result: TestResult) {
+        let word = match result {
+            TestResult::Begun => return,
+            TestResult::Proven => "proven",
+            TestResult::Failed => "failed",
+            TestResult::Inconclusive => "inconclusive",
+        };
+        self.tests.with_label_values(&[word]).inc();
     }
 }

@@ -20,7 +20,7 @@ pub mod vouch;
 
 pub(crate) use api::Store;
 pub use metrics::FenceMetrics;
-pub(crate) use metrics::FenceResult;
-pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience};
+pub(crate) use metrics::{FenceResult, TestResult};
+pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience, alive_nodes};
 pub(crate) use reconcile::{Place, reconcile, release_note};
 pub(crate) use rounds::Rounds;

@@ -130,6 +130,18 @@ fn pulse(world: &World, clock: &Clock, node: &str, patience: Patience) -> Pulse 
     }
 }
 
+/// Nodes that are Ready, untainted, and whose agents are alive, by name.
+pub(crate) fn alive_nodes(world: &World, clock: &Clock, patience: Patience) -> Vec<String> {
+    let alive = |name: &String| {
+        let facts = node_facts(world, clock, name);
+        let pulse = pulse(world, clock, name, patience);
+        standing(&facts, pulse, false, false, patience.grace) == Standing::Alive
+    };
+    let mut names: Vec<String> = world.nodes.all().iter().map(|n| n.name_any()).filter(alive).collect();
+    names.sort();
+    names
+}
+
 /// The parts of the outside that the decision needs beside the volume.
 pub(crate) struct Outside<'a> {
     pub(crate) world: &'a World,

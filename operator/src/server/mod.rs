@@ -6,6 +6,7 @@ pub mod facts;
 pub(crate) mod fleet;
 pub(crate) mod reconcile;
 pub(crate) mod room;
+pub(crate) mod selftest;
 
 use std::collections::HashMap;
 use std::sync::Arc;
