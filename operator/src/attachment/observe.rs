@@ -12,7 +12,7 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
 use rds_crds::condition::{find_condition, is_true, kind};
-use rds_crds::identity::is_canary;
+use rds_crds::identity::{attachment_name, is_canary};
 use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
 use rds_crds::volume::{AccessMode, FencePhase, Fenced, MigrationPolicy, Role, VolumeMode};
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
@@ -79,6 +79,17 @@ fn node_facts(world: &World, clock: &Clock, name: &str) -> NodeFacts {
     let uid = node.metadata.uid.clone().unwrap_or_default();
     clock.unchanged(key, &uid);
     of_node(&node, uid)
+}
+
+async fn live_attachment(
+    outside: &Outside<'_>,
+    volume: &str,
+    node: &str,
+    uid: &str,
+) -> Result<Option<RdsAttachment>, kube::Error> {
+    let all = Api::<RdsAttachment>::all(outside.world.client.clone());
+    let found = all.get_opt(&attachment_name(volume, node)).await?;
+    Ok(found.filter(|a| a.metadata.uid.as_deref() == Some(uid)))
 }
 
 async fn live_facts(outside: &Outside<'_>, name: &str) -> Result<NodeFacts, kube::Error> {
@@ -168,7 +179,13 @@ pub(crate) async fn seen(
     let mut named = None;
     for holder in &status.holders {
         let uid = &holder.attachment_uid;
-        let object = attachments.iter().find(|a| a.metadata.uid.as_deref() == Some(uid));
+        let cached = attachments.iter().find(|a| a.metadata.uid.as_deref() == Some(uid));
+        // Without its object a holder can never say that it has left: that needs more than a cache.
+        let live = match cached {
+            Some(_) => None,
+            None => live_attachment(outside, &name, &holder.node, uid).await?,
+        };
+        let object = cached.map(|a| &**a).or(live.as_ref());
         let going = object.is_none_or(|a| a.metadata.deletion_timestamp.is_some());
         let agent = object.and_then(|a| a.status.as_ref()).and_then(|s| s.agent.as_ref());
         let intent = agent.and_then(|a| a.intent.as_ref());
@@ -178,8 +195,8 @@ pub(crate) async fn seen(
             facts = live_facts(outside, &holder.node).await?;
         }
         let pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
-        let replaced = replaced(intent, status.export_generation.unwrap_or(1), &facts);
-        let mut is = standing(&facts, pulse, going, replaced, outside.patience.grace);
+        let mute = object.is_none() || replaced(intent, status.export_generation.unwrap_or(1), &facts);
+        let mut is = standing(&facts, pulse, going, mute, outside.patience.grace);
         let asked_about = vouched.is_some_and(|word| node_of(word) == holder.node);
         if wanted.is_none() && (is == Standing::Lost || asked_about) {
             wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);

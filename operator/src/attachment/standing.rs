@@ -39,14 +39,14 @@ pub enum Pulse {
 }
 
 /// The standing of a holder. `detach_wanted`: its attachment is going away or gone, and no VolumeAttachment wants it, read live.
-/// `replaced`: as [`replaced`] says; whoever bears the name now cannot speak for the machine that connected.
+/// `mute`: nobody can ever speak for it, as its attachment does not exist, read live, or as it was [`replaced`].
 #[must_use]
-pub fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, replaced: bool, grace: Duration) -> Standing {
+pub fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, mute: bool, grace: Duration) -> Standing {
     let evidence = match node.gone_for {
         Some(gone) => gone >= grace,
-        None => node.out_of_service || replaced || (!node.ready && pulse == Pulse::Stale),
+        None => node.out_of_service || mute || (!node.ready && pulse == Pulse::Stale),
     };
-    let well = node.gone_for.is_none() && node.ready && !node.out_of_service && !replaced && pulse == Pulse::Fresh;
+    let well = node.gone_for.is_none() && node.ready && !node.out_of_service && !mute && pulse == Pulse::Fresh;
     match (detach_wanted, evidence, well) {
         (true, true, _) => Standing::Lost,
         (true, false, true) => Standing::Leaving,
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn i4_a_replacement_of_the_same_name_does_not_speak_for_the_machine_that_connected() {
+    fn i4_a_holder_for_whom_nobody_can_speak_is_lost() {
         assert_eq!(standing(&node(), Pulse::Fresh, true, true, GRACE), Standing::Lost);
         assert_eq!(standing(&node(), Pulse::Fresh, false, true, GRACE), Standing::Doubtful);
         let intent = |machine: &str, boot: &str| Intent {
