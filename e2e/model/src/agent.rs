@@ -1,144 +1,315 @@
-//! Nodes: what the agent does by the protocol, and what happens to machines.
+//! Agents: what they read, the shipped decision, what they do.
 
-use crate::world::{Machine, Said};
-use crate::{Action, Mutation, Protocol, World};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
-pub(crate) fn actions(model: &Protocol, world: &World, node: u8, actions: &mut Vec<Action>) {
-    let state = &world.nodes[usize::from(node)];
-    let mine = |m: &Machine| *m == state.machine;
-    if state.connecting.is_some() {
-        actions.push(Action::Arrive(node));
+use rds_crds::attachment;
+use rds_node_agent::attachment::decide::{Step, cut_at_target, decide};
+use rds_node_agent::attachment::model::{
+    Admission, AttachmentSeen, Fact, Grant, Host, InFlight, Reason, Report, Said, Seen, SessionSeen, Sessions, Use,
+    VolumeSeen, Word as Condition,
+};
+
+use crate::world::{Attachment, Intent, Said as Operator, World};
+use crate::{Mutation, Protocol};
+
+/// What one pass of an agent read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct View {
+    /// Which attachment.
+    pub(crate) uid: u8,
+    attachment: Attachment,
+    machine: u8,
+    boot: u8,
+    knows: bool,
+    generation: u8,
+    nqn: u8,
+    holds: bool,
+    fenced: bool,
+    controllers: Vec<u8>,
+    /// Of these, which have a live session.
+    live: Vec<u8>,
+    connecting: bool,
+    used: bool,
+    trusts_the_name: bool,
+}
+
+/// A step of an agent, as far as it changes anything here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Do {
+    Rest,
+    Intend(u8),
+    Connect(u8),
+    Report(Word),
+    Disconnect(u8),
+    Declare(Word),
+}
+
+/// What a report says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    cleared: bool,
+    lost: bool,
+    connected: bool,
+    unused: bool,
+}
+
+thread_local! {
+    /// The decision is pure: what was decided once needs no second time.
+    static DECIDED: RefCell<HashMap<View, Do>> = RefCell::default();
+}
+
+/// What the agent of that machine reads now; `None` where its node has no attachment.
+pub(crate) fn look(model: &Protocol, world: &mut World, machine: u8) -> Option<View> {
+    let bearer = world.machines[usize::from(machine)].node;
+    let uid = world.named(bearer)?;
+    let attachment = world.attachments[uid];
+    let node = world.nodes[usize::from(bearer)];
+    let me = &mut world.machines[usize::from(machine)];
+    // As the shell: the Node's UID is read when the intent is not the present one, and counts when the Node speaks of this boot.
+    let granted = match attachment.said {
+        Operator::Admitted(generation, _) => {
+            attachment.intent
+                != Some(Intent {
+                    machine,
+                    boot: me.boot,
+                    generation,
+                })
+        }
+        Operator::Nothing | Operator::Refused(_) | Operator::Withdrawn => false,
+    };
+    let older = attachment
+        .intent
+        .is_some_and(|i| i.machine == machine && i.boot != me.boot);
+    let admitted = matches!(attachment.said, Operator::Admitted(..));
+    if granted || ((admitted || older) && !me.knows) {
+        me.knows = (node.machine, node.boot) == (machine, me.boot);
     }
-    let reads = state.online || model.wrong(Mutation::ConnectFromCache);
-    for (i, attachment) in world.attachments.iter().enumerate().filter(|(_, a)| a.node == node) {
-        let admitted = matches!(attachment.said, Said::Admitted(_)) && (!attachment.deleting || !state.online);
-        // Another machine of this name has recorded that it connects, and may still be connected.
-        let other = attachment.intent.is_some_and(|(m, _)| m.id != state.machine.id);
-        let usurped = other && !model.wrong(Mutation::TrustTheName);
-        let live = !attachment.gone && !attachment.disconnected && !usurped && state.connecting.is_none();
-        // Without the mutation the read is live and the write is accepted only for what was read.
-        let allowed = if model.wrong(Mutation::ConnectFromCache) {
-            admitted
-        } else {
-            admitted && !attachment.deleting
-        };
-        let older = world.target.sessions.iter().any(|(m, ..)| mine(m));
-        if reads && live && allowed && !older {
-            actions.push(Action::Intend(node, i));
-        }
-        let leaving = attachment.deleting || attachment.said == Said::Withdrawn;
-        // Nor may it speak for that machine.
-        let clean = !older && !usurped && state.connecting.is_none();
-        if state.online && !attachment.gone && leaving && clean && !attachment.disconnected {
-            actions.push(Action::Declare(node, i));
-        }
-        let refused = matches!(attachment.said, Said::Refused(_));
-        if state.online
-            && !attachment.gone
-            && refused
-            && clean
-            && !attachment.cleared
-            && world.record.fenced.contains(&node)
-        {
-            actions.push(Action::Declare(node, i));
-        }
+    let me = &world.machines[usize::from(machine)];
+    let record = &world.record;
+    let uid = u8::try_from(uid).ok()?;
+    Some(View {
+        uid,
+        attachment,
+        machine,
+        boot: me.boot,
+        knows: me.knows,
+        generation: record.generation.max(1),
+        nqn: world.nqn,
+        holds: record.holders.iter().any(|h| (h.node, h.attachment) == (bearer, uid)),
+        fenced: record.fenced.contains(&bearer),
+        controllers: me.controllers.clone(),
+        live: me
+            .controllers
+            .iter()
+            .copied()
+            .filter(|nqn| world.target.sessions.contains(&(machine, *nqn)))
+            .collect(),
+        connecting: me.connecting.is_some(),
+        used: me.pods != 0,
+        trusts_the_name: model.wrong(Mutation::TrustTheName),
+    })
+}
+
+/// The shipped decision.
+pub(crate) fn decided(view: &View) -> Do {
+    if let Some(known) = DECIDED.with_borrow(|all| all.get(view).copied()) {
+        return known;
     }
-    let unwanted = !world
-        .attachments
-        .iter()
-        .any(|a| a.node == node && !a.gone && !a.deleting && matches!(a.said, Said::Admitted(_)));
-    if state.online && unwanted && state.connecting.is_none() && world.target.sessions.iter().any(|(m, ..)| mine(m)) {
-        actions.push(Action::Disconnect(node));
-    }
-    if !state.online {
-        actions.push(Action::Heal(node));
-    }
-    if world.faults > 0 {
-        actions.push(Action::Reboot(node));
-        if state.online {
-            actions.push(Action::CutOff(node));
-        }
-        if !state.tainted {
-            actions.push(Action::Taint(node));
-        }
-        if !state.online && world.machines < 3 {
-            actions.push(Action::Replace(node));
-        }
+    let new = step(view);
+    DECIDED.with_borrow_mut(|all| all.insert(view.clone(), new));
+    new
+}
+
+fn step(view: &View) -> Do {
+    let said = |report: &Report| Word {
+        cleared: report.cleared,
+        lost: report.healthy.is_some(),
+        connected: report.connected.as_ref().is_some_and(|c| c.status),
+        unused: report.used_by.as_ref().is_some_and(Vec::is_empty),
+    };
+    match decide(&seen(view)) {
+        Step::Rest(_) => Do::Rest,
+        Step::RecordIntent(intent) => Do::Intend(u8::try_from(intent.generation).unwrap_or(0)),
+        Step::Connect(grant) => Do::Connect(number(&grant.nqn)),
+        Step::Disconnect(nqn, _) => Do::Disconnect(number(&nqn)),
+        Step::Report(report) => Do::Report(said(&report)),
+        Step::DeclareDisconnected(_, report) => Do::Declare(said(&report)),
     }
 }
 
-pub(crate) fn next(_model: &Protocol, world: &mut World, action: &Action) {
-    match *action {
-        Action::Intend(node, i) => {
-            let Said::Admitted(generation) = world.attachments[i].said else {
-                return;
-            };
-            let state = &mut world.nodes[usize::from(node)];
-            if state.online {
-                world.attachments[i].intent = Some((state.machine, generation));
-            }
-            state.connecting = Some((state.machine, generation));
-        }
-        Action::Arrive(node) => {
-            let Some((machine, generation)) = world.nodes[usize::from(node)].connecting.take() else {
-                return;
-            };
-            if world.target.exported == Some(generation) {
-                world.target.sessions.push((machine, node, generation));
-                world.target.sessions.sort_unstable();
+/// The step, done on what the world is by now.
+pub(crate) fn act(model: &Protocol, world: &mut World, view: &View) {
+    let step = decided(view);
+    write(world, view, step);
+    let me = &mut world.machines[usize::from(view.machine)];
+    match step {
+        Do::Connect(nqn) => me.connecting = Some(nqn),
+        Do::Intend(_) if model.wrong(Mutation::ConnectFromCache) => {
+            if let Operator::Admitted(_, nqn) = view.attachment.said {
+                me.connecting = Some(nqn);
             }
         }
-        Action::Disconnect(node) => {
-            let machine = world.nodes[usize::from(node)].machine;
-            world.target.sessions.retain(|(m, ..)| *m != machine);
-        }
-        Action::Declare(_, i) => {
-            let attachment = &mut world.attachments[i];
-            match attachment.said {
-                Said::Refused(_) if !attachment.deleting => attachment.cleared = true,
-                Said::Nothing | Said::Admitted(_) | Said::Refused(_) | Said::Withdrawn => {
-                    attachment.disconnected = true
-                }
-            }
-        }
-        Action::CutOff(node) => {
-            world.fault();
-            world.nodes[usize::from(node)].online = false;
-        }
-        Action::Heal(node) => world.nodes[usize::from(node)].online = true,
-        Action::Reboot(node) => {
-            world.fault();
-            let state = &mut world.nodes[usize::from(node)];
-            let old = state.machine;
-            state.machine.boot += 1;
-            state.connecting = None;
-            state.online = true;
-            world.target.sessions.retain(|(m, ..)| *m != old);
-        }
-        Action::Replace(node) => {
-            world.fault();
-            let state = &mut world.nodes[usize::from(node)];
-            state.machine = Machine {
-                id: world.machines,
-                boot: 1,
-            };
-            state.connecting = None;
-            state.online = true;
-            world.machines += 1;
-        }
-        Action::Taint(node) => {
-            world.fault();
-            world.nodes[usize::from(node)].tainted = true;
-        }
-        Action::Publish(_)
-        | Action::Unpublish(_)
-        | Action::Observe(_)
-        | Action::Act(_)
-        | Action::LeaderDies(_)
-        | Action::Run(_)
-        | Action::RunUnheard(_)
-        | Action::GiveUp(_)
-        | Action::Drop(_)
-        | Action::AgentRestarts(_) => {}
+        Do::Disconnect(nqn) => disconnect(world, view.machine, nqn),
+        Do::Rest | Do::Intend(_) | Do::Report(_) | Do::Declare(_) => {}
     }
+}
+
+/// The step's write, if it has one: accepted only onto what was read.
+pub(crate) fn write(world: &mut World, view: &View, step: Do) {
+    let Some(attachment) = world
+        .attachments
+        .get_mut(usize::from(view.uid))
+        .filter(|a| **a == view.attachment)
+    else {
+        return;
+    };
+    match step {
+        Do::Intend(generation) => {
+            attachment.intent = Some(Intent {
+                machine: view.machine,
+                boot: view.boot,
+                generation,
+            });
+            attachment.cleared = false;
+        }
+        Do::Report(word) => attachment.hear(word),
+        Do::Declare(word) => {
+            attachment.hear(word);
+            attachment.disconnected = true;
+        }
+        Do::Rest | Do::Connect(_) | Do::Disconnect(_) => {}
+    }
+}
+
+impl Attachment {
+    fn hear(&mut self, word: Word) {
+        (self.cleared, self.lost) = (word.cleared, word.lost);
+        (self.connected, self.unused) = (word.connected, word.unused);
+    }
+}
+
+/// Sessions of which no attachment speaks: those that the target has cut go.
+pub(crate) fn sweep(world: &mut World, machine: u8) {
+    let me = &world.machines[usize::from(machine)];
+    if world.named(me.node).is_some() {
+        return;
+    }
+    let volume = volume(world.record.generation.max(1), world.nqn, false, false);
+    let cut = me
+        .controllers
+        .iter()
+        .copied()
+        .find(|n| cut_at_target("nqn", &session(*n, "live", false), &volume));
+    if let Some(nqn) = cut {
+        disconnect(world, machine, nqn);
+    }
+}
+
+fn disconnect(world: &mut World, machine: u8, nqn: u8) {
+    world.machines[usize::from(machine)].controllers.retain(|n| *n != nqn);
+    world.target.sessions.retain(|s| *s != (machine, nqn));
+}
+
+fn seen(view: &View) -> Seen {
+    let id = |machine: u8| machine.to_string();
+    let host = Host {
+        node: "n".to_owned(),
+        boot_id: format!("{}-{}", view.machine, view.boot),
+        system_uuid: id(view.machine),
+        machine_id: id(view.machine),
+        node_uid: view.knows.then(|| "n".to_owned()),
+    };
+    let intent = view.attachment.intent.map(|i| {
+        let machine = if view.trusts_the_name { view.machine } else { i.machine };
+        attachment::Intent {
+            boot_id: format!("{machine}-{}", i.boot),
+            system_uuid: id(machine),
+            machine_id: id(machine),
+            node_uid: "n".to_owned(),
+            generation: u32::from(i.generation),
+        }
+    });
+    let condition = |status, reason| {
+        move || Condition {
+            status,
+            reason,
+            message: String::new(),
+        }
+    };
+    let said = &view.attachment;
+    let sessions = view.controllers.iter().map(|n| {
+        let state = if view.live.contains(n) { "live" } else { "connecting" };
+        session(*n, state, view.used)
+    });
+    Seen {
+        host,
+        prefix: "nqn".to_owned(),
+        attachment: AttachmentSeen {
+            node: "n".to_owned(),
+            deleting: view.attachment.deleting,
+            admission: match view.attachment.said {
+                Operator::Admitted(generation, nqn) => Admission::Granted(Grant {
+                    nqn: name(nqn),
+                    address: "192.0.2.1".to_owned(),
+                    port: 4420,
+                    generation: u32::from(generation),
+                }),
+                Operator::Withdrawn => Admission::Withdrawn,
+                Operator::Nothing | Operator::Refused(_) => Admission::None,
+            },
+            said: Said {
+                intent,
+                disconnected: view.attachment.disconnected,
+                report: Report {
+                    healthy: said.lost.then(condition(false, Reason::PossibleDataLoss)),
+                    connected: said.connected.then(condition(true, Reason::Connected)),
+                    used_by: said.unused.then(Vec::new),
+                    cleared: said.cleared,
+                    ..Report::default()
+                },
+            },
+        },
+        volume: Fact::Present(volume(view.generation, view.nqn, view.holds, view.fenced)),
+        sessions: Sessions::Known(sessions.collect()),
+        leftover: match view.used && view.controllers.is_empty() {
+            true => Use::Used("pod".to_owned()),
+            false => Use::Unused,
+        },
+        in_flight: match view.connecting {
+            true => InFlight::Running,
+            false => InFlight::None,
+        },
+        failure: None,
+        may_retry: true,
+    }
+}
+
+fn volume(generation: u8, nqn: u8, holds: bool, fenced: bool) -> VolumeSeen {
+    VolumeSeen {
+        generation: u32::from(generation),
+        nqn: Some(name(nqn)),
+        holds,
+        fenced,
+    }
+}
+
+fn session(nqn: u8, state: &str, used: bool) -> SessionSeen {
+    SessionSeen {
+        nqn: name(nqn),
+        generation: Some(u32::from(nqn)),
+        state: state.to_owned(),
+        used: match used {
+            true => Use::Used("pod".to_owned()),
+            false => Use::Unused,
+        },
+    }
+}
+
+fn name(nqn: u8) -> String {
+    format!("nqn.{nqn}")
+}
+
+fn number(nqn: &str) -> u8 {
+    nqn.rsplit_once('.').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }

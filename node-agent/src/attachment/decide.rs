@@ -7,7 +7,6 @@
 
 use rds_crds::attachment::Intent;
 
-use super::canary::{self, Next};
 use super::model::{
     Admission, Fact, Grant, InFlight, Reason, Report, Seen, SessionSeen, Sessions, Use, VolumeSeen, Word,
 };
@@ -19,8 +18,6 @@ pub enum Step {
     RecordIntent(Intent),
     /// Connect there, now.
     Connect(Grant),
-    /// See whether the target still answers to that name; a session that comes of it ends at once.
-    Ask(Grant),
     /// Say this.
     Report(Report),
     /// End the session, for this reason and no other.
@@ -93,9 +90,6 @@ pub fn decide(seen: &Seen) -> Step {
         Fact::Unknown(why) => return Step::Rest(Wait::Answer(why.clone())),
     };
     let look = Look { seen, sessions, volume };
-    if let Some(step) = look.canary() {
-        return step;
-    }
     if let Some(step) = look.fenced() {
         return step;
     }
@@ -130,8 +124,10 @@ pub struct FenceOwed;
 
 /// Key 3, for a session that no attachment of this node speaks of any more.
 #[must_use]
-pub fn cut_at_target(prefix: &str, session: &SessionSeen, generation: Option<u32>) -> bool {
-    session.nqn.starts_with(prefix) && session.generation.zip(generation).is_some_and(|(here, now)| here < now)
+pub fn cut_at_target(prefix: &str, session: &SessionSeen, volume: &VolumeSeen) -> bool {
+    session.nqn.starts_with(prefix)
+        && volume.nqn.as_ref() != Some(&session.nqn)
+        && session.generation.is_some_and(|here| here < volume.generation)
 }
 
 struct Look<'a> {
@@ -145,32 +141,12 @@ impl Look<'_> {
         nqn.starts_with(&self.seen.prefix)
     }
 
-    /// What the self-test wants to know of a canary that was cut, before anything of it is torn down.
-    fn canary(&self) -> Option<Step> {
-        Some(match canary::next(self.seen, self.sessions, self.volume?)? {
-            Next::Watch => Step::Rest(Wait::Use),
-            Next::Say(evidence) => {
-                let mut report = self.report(None);
-                report.evidence = Some(evidence);
-                Step::Report(report)
-            }
-            Next::End(nqn) => {
-                let session = self.sessions.iter().find(|s| s.nqn == nqn)?;
-                self.disconnect(session, Key::Fenced)
-            }
-            Next::Ask(_) if self.seen.failure.is_some() && !self.seen.may_retry => Step::Rest(Wait::Backoff),
-            Next::Ask(old) => Step::Ask(old),
-        })
-    }
-
     /// A session that the target has cut: the loss is said first, for a crash would forget it; then the controller goes,
     /// used or not, since what it holds back can never be written.
     fn fenced(&self) -> Option<Step> {
-        let generation = self.volume.map(|v| v.generation);
-        let old = self
-            .sessions
-            .iter()
-            .find(|s| cut_at_target(&self.seen.prefix, s, generation))?;
+        let volume = self.volume?;
+        let mut all = self.sessions.iter();
+        let old = all.find(|s| cut_at_target(&self.seen.prefix, s, volume))?;
         let lost = Word {
             status: false,
             reason: Reason::PossibleDataLoss,
@@ -380,7 +356,6 @@ impl Look<'_> {
             Step::Rest(_) => Step::Rest(Wait::Use),
             step @ (Step::RecordIntent(_)
             | Step::Connect(_)
-            | Step::Ask(_)
             | Step::Report(_)
             | Step::Disconnect(..)
             | Step::DeclareDisconnected(..)) => step,
@@ -395,8 +370,10 @@ impl Look<'_> {
         let unused = self.seen.leftover == Use::Unused && self.sessions.iter().all(|s| s.used == Use::Unused);
         // An older session is key 3's; one that cannot be read may be older.
         let older = |s: &SessionSeen| {
-            s.generation
-                .is_none_or(|g| self.volume.is_some_and(|v| g < v.generation))
+            s.generation.is_none_or(|g| {
+                self.volume
+                    .is_some_and(|v| g < v.generation && v.nqn.as_ref() != Some(&s.nqn))
+            })
         };
         Report {
             connected: connected.or_else(|| self.connected(session)),
@@ -404,7 +381,6 @@ impl Look<'_> {
             // What the data path has said of it stands; and nobody can take a loss back.
             healthy: said.report.healthy.clone(),
             cleared: self.volume.is_some_and(|v| v.fenced) && !self.sessions.iter().any(older),
-            evidence: said.report.evidence.clone(),
             controller_state: session.map(|s| s.state.clone()),
             // Nothing publishes yet, so a device that nothing uses has no pod, and one in use has one that is not known.
             used_by: (touched && unused).then(Vec::new),

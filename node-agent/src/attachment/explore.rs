@@ -153,9 +153,9 @@ impl World {
             attachment: self.attachment.clone(),
             volume: Fact::Present(VolumeSeen {
                 generation: self.generation,
+                nqn: Some(name(self.generation)),
                 holds: self.holder == Some(self.uid),
                 fenced: self.fenced,
-                canary: None,
             }),
             sessions: Sessions::Known(sessions),
             leftover,
@@ -165,8 +165,6 @@ impl World {
             },
             failure: self.failure.clone(),
             may_retry: true,
-            watched: false,
-            asked: None,
         }
     }
 
@@ -194,7 +192,6 @@ impl World {
         };
         let mut said = seen.attachment.said.clone();
         match decide(&seen) {
-            Step::Ask(_) => unreachable!("no canary here"),
             Step::RecordIntent(intent) => {
                 said.report.cleared = false;
                 said.intent = Some(intent);

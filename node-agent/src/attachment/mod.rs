@@ -4,7 +4,6 @@
 //! sessions of which no attachment speaks.
 
 pub mod act;
-mod canary;
 pub mod decide;
 #[cfg(test)]
 mod explore;

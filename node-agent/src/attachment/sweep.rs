@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use super::act::Agent;
 use super::decide::{Key, cut_at_target};
 use super::model::{SessionSeen, Use};
-use super::observe::base_of;
+use super::observe::{self, base_of};
 use crate::fabrics::Session;
 use crate::nqn;
 
@@ -119,14 +119,14 @@ async fn verdict(agent: &Agent, session: &Session) -> Result<Option<u32>, kube::
         if agent.attachments().get_opt(&attachment).await?.is_some() {
             return Ok(None);
         }
-        let now = volume.status.as_ref().and_then(|s| s.export_generation);
+        let seen_volume = observe::volume(&volume, "", &agent.node());
         let seen = SessionSeen {
             nqn: session.nqn.clone(),
             generation: nqn::generation(base, &session.nqn).flatten(),
             state: session.state.clone(),
             used: Use::Unknown("not asked".to_owned()),
         };
-        return Ok(now.filter(|_| cut_at_target(agent.prefix(), &seen, now)));
+        return Ok(cut_at_target(agent.prefix(), &seen, &seen_volume).then_some(seen_volume.generation));
     }
     Ok(None)
 }

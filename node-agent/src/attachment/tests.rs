@@ -47,17 +47,15 @@ fn admitted() -> Seen {
         },
         volume: Fact::Present(VolumeSeen {
             generation: 1,
+            nqn: Some(BASE.into()),
             holds: true,
             fenced: false,
-            canary: None,
         }),
         sessions: Sessions::Known(vec![]),
         leftover: Use::Unused,
         in_flight: InFlight::None,
         failure: None,
         may_retry: true,
-        watched: false,
-        asked: None,
     }
 }
 
@@ -272,7 +270,10 @@ fn a_fenced_session_is_reported_and_then_torn_down() {
         for base in [connected(), leaving(connected()), admitted()] {
             let mut seen = base;
             seen.sessions = Sessions::Known(vec![session(BASE, 1, used.clone())]);
-            volume(&mut seen, |v| (v.generation, v.holds, v.fenced) = (2, false, true));
+            volume(&mut seen, |v| {
+                (v.generation, v.holds, v.fenced) = (2, false, true);
+                v.nqn = Some(G2.into());
+            });
             let said = report(&seen);
             assert_eq!(said.healthy.as_ref().map(|w| w.reason), Some(Reason::PossibleDataLoss));
             assert!(!said.cleared);
@@ -308,15 +309,26 @@ fn key_3_needs_a_generation_that_is_known_to_be_lower() {
         seen.volume = match now {
             Fact::Present(generation) => Fact::Present(VolumeSeen {
                 generation,
+                nqn: Some(G2.into()),
                 holds: true,
                 fenced: false,
-                canary: None,
             }),
             Fact::Absent => Fact::Absent,
             Fact::Unknown(why) => Fact::Unknown(why),
         };
         assert!(!matches!(decide(&seen), Step::Disconnect(..)), "{seen:?}");
     }
+}
+
+#[test]
+fn an_export_that_was_only_toggled_keeps_its_name_and_its_sessions() {
+    let mut seen = admitted();
+    seen.attachment.admission = grant(BASE, 3);
+    volume(&mut seen, |v| v.generation = 3);
+    seen.attachment.said.intent = seen.host.intent(3);
+    assert!(matches!(decide(&seen), Step::Connect(g) if g.nqn == BASE));
+    seen.sessions = Sessions::Known(vec![session(BASE, 1, Use::Used("pod".into()))]);
+    assert_eq!(decide(&settled(seen)), Step::Rest(Wait::Settled));
 }
 
 /// A word about an earlier fence must not answer for the next one.

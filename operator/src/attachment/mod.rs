@@ -11,7 +11,7 @@ mod metrics;
 pub mod model;
 mod observe;
 mod reconcile;
-mod record;
+pub mod record;
 mod rounds;
 pub mod standing;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::model::Ask;
 
 /// A change of the record of admission or of the fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
     /// Becomes a holder.
     Admit(Ask, Role),
     /// The holder of the first UID is the attachment of the second one.
@@ -19,8 +19,11 @@ pub(crate) enum Change {
     Release(String),
     /// The fence with the next generation and its NQN.
     BeginFence {
+        /// Whom it cuts.
         node: String,
+        /// UID of its RdsAttachment.
         attachment: String,
+        /// What is exported afterwards.
         nqn: String,
     },
     /// The old export was read back as off.
@@ -32,7 +35,8 @@ pub(crate) enum Change {
 }
 
 /// The object with the change in its status.
-pub(crate) fn changed(volume: &RdsVolume, change: &Change, now: Timestamp) -> RdsVolume {
+#[must_use]
+pub fn changed(volume: &RdsVolume, change: &Change, now: Timestamp) -> RdsVolume {
     let mut volume = volume.clone();
     let status = volume.status.get_or_insert_default();
     let now = Time(whole_seconds(now));

@@ -1,0 +1,306 @@
+//! What a leader's pass makes of its caches and live reads, and the shipped decision on it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rds_crds::attachment;
+use rds_crds::volume::{AccessMode, Role};
+use rds_operator::attachment::admit::admit;
+use rds_operator::attachment::decide::{AttachmentView, Did, Licence, Said, Seen, Step, decide};
+use rds_operator::attachment::model::{Ask, FenceView, HolderView, Standing, Verdict, VolumeView, Word};
+use rds_operator::attachment::standing::{NodeFacts, Pulse, replaced, standing, word};
+use rds_operator::attachment::vouch::{Named, Vouch, judge};
+
+use crate::record::{role, text};
+use crate::world::{Attachment, Holder, Node, Record, Said as Stored, Snapshot, World};
+use crate::{Mutation, Protocol};
+
+/// All that the decision depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Look {
+    pub(crate) record: Record,
+    attachments: Vec<Attachment>,
+    /// For each of them: its machine has recorded that it is connected, read live where another one of its node holds.
+    vouches: Vec<bool>,
+    owed: bool,
+    /// A person's word that this boot of that machine of that node is off.
+    off: Option<(u8, u8, u8)>,
+    /// For each holder: its attachment, its Node, and whether a VolumeAttachment wants it, read live where the cache is not good
+    /// enough.
+    holders: Vec<(Option<Attachment>, Node, bool)>,
+    ready: bool,
+    did: Option<Did>,
+    cut_now: Option<u8>,
+    shared: bool,
+    proven: bool,
+    mutation: Option<Mutation>,
+}
+
+/// A step of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Do {
+    Rest(bool),
+    Refuse,
+    Succeed(u8, u8),
+    Withdraw(u8),
+    Release(u8),
+    Admit(Holder),
+    Grant(u8),
+    Deny(u8, &'static str),
+    Forget(u8),
+    BeginFence(Option<u8>, Option<u8>),
+    Cut,
+    RecordCut,
+    Reopen,
+    EndFence,
+    Acknowledge(Vec<u8>),
+}
+
+thread_local! {
+    /// The decision is pure: what was decided once needs no second time.
+    static DECIDED: RefCell<HashMap<Look, Do>> = RefCell::default();
+}
+
+/// What a pass sees: its caches, and what it reads live because a cache is not good enough for it.
+pub(crate) fn look(model: &Protocol, world: &World, caches: &Snapshot, record: Record, did: Option<Did>) -> Look {
+    let holders = record.holders.iter().map(|h| {
+        let cached = caches.nodes[usize::from(h.node)];
+        let trusts = model.wrong(Mutation::TrustStaleCache);
+        let of = |all: &[Attachment]| all.get(usize::from(h.attachment)).copied().filter(|a| !a.gone);
+        let live = of(&world.attachments);
+        let object = of(&caches.attachments).or(live.filter(|_| !trusts));
+        let intent = object.and_then(|a| a.intent);
+        let differs = intent.is_some_and(|i| (i.machine, i.boot) != (cached.machine, cached.boot));
+        let node = if differs && !trusts { world.node(h.node) } else { cached };
+        (object, node, !trusts && world.wanted[usize::from(h.node)])
+    });
+    let claims = |a: &Attachment| {
+        let same = a.intent.is_some_and(|i| i.generation == record.generation);
+        !a.gone && same && a.connected && !a.disconnected
+    };
+    let vouches = caches.attachments.iter().enumerate().map(|(i, a)| {
+        let other = |h: &Holder| h.node == a.node && usize::from(h.attachment) != i;
+        let live = world.attachments.get(i).is_some_and(claims);
+        claims(a) && (live || !record.holders.iter().any(other))
+    });
+    Look {
+        holders: holders.collect(),
+        vouches: vouches.collect(),
+        owed: world.owed,
+        off: world.off,
+        attachments: caches.attachments.clone(),
+        ready: world.target.token == record.generation && world.target.exported == Some(caches.nqn) && !record.blank,
+        did,
+        cut_now: world.cut_now,
+        shared: model.shared,
+        proven: model.proven,
+        mutation: model.mutation,
+        record,
+    }
+}
+
+/// The shipped decision.
+pub(crate) fn decided(look: &Look) -> Do {
+    if let Some(known) = DECIDED.with_borrow(|all| all.get(look).cloned()) {
+        return known;
+    }
+    let new = look.step();
+    DECIDED.with_borrow_mut(|all| all.insert(look.clone(), new.clone()));
+    new
+}
+
+impl Look {
+    fn step(&self) -> Do {
+        let id = |text: &str| text.parse::<u8>().unwrap_or(u8::MAX);
+        let some = |text: &str| text.parse::<u8>().ok();
+        match decide(&self.seen()) {
+            Step::Rest(owed) => Do::Rest(owed.is_some()),
+            Step::RefuseVouch(_) => Do::Refuse,
+            Step::Succeed(old, new) => Do::Succeed(id(&old), id(&new)),
+            Step::Withdraw(a) => Do::Withdraw(id(&a)),
+            Step::Release(a, _) => Do::Release(id(&a)),
+            Step::Admit(ask, role, _) => Do::Admit(Holder {
+                node: id(&ask.node),
+                attachment: id(&ask.attachment),
+                second: role == Role::MigrationTarget,
+            }),
+            Step::Grant(a) => Do::Grant(id(&a)),
+            Step::Deny(a, why, _) => Do::Deny(id(&a), why.word()),
+            Step::Forget(a) => Do::Forget(id(&a)),
+            Step::BeginFence(node, a) => Do::BeginFence(some(&node), some(&a)),
+            Step::Cut => Do::Cut,
+            Step::RecordCut => Do::RecordCut,
+            Step::Reopen => Do::Reopen,
+            Step::EndFence => Do::EndFence,
+            Step::Acknowledge(nodes) => Do::Acknowledge(nodes.iter().map(|n| id(n)).collect()),
+        }
+    }
+
+    fn wrong(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    fn mode(&self) -> AccessMode {
+        match self.shared {
+            true => AccessMode::ReadWriteMany,
+            false => AccessMode::ReadWriteOnce,
+        }
+    }
+
+    fn seen(&self) -> Seen {
+        let volume = self.volume();
+        let live = || self.attachments.iter().enumerate().filter(|(_, a)| !a.gone);
+        let attachments = live().map(|(i, a)| self.attachment(&volume, i, a)).collect();
+        let cleared = |node: &&u8| live().any(|(_, a)| a.node == **node && a.cleared);
+        Seen {
+            attachments,
+            licence: match self.proven {
+                true => Licence::Granted,
+                false => Licence::Withheld(String::new()),
+            },
+            acknowledged: self
+                .record
+                .fenced
+                .iter()
+                .filter(cleared)
+                .map(ToString::to_string)
+                .collect(),
+            cut_now: self.cut_now.map(|node| node.to_string()),
+            vouch: self.vouch(),
+            canary: None,
+            did: self.did,
+            appliance_failed: false,
+            now: Timestamp::UNIX_EPOCH,
+            volume,
+        }
+    }
+
+    fn volume(&self) -> VolumeView {
+        let record = &self.record;
+        let holders = record.holders.iter().zip(&self.holders);
+        VolumeView {
+            name: "v".to_owned(),
+            ready: self.ready,
+            deleting: record.deletion,
+            block: self.shared,
+            access_modes: vec![self.mode()],
+            generation: u32::from(record.generation),
+            holders: holders
+                .map(|(h, (object, node, wanted))| self.holder(h, *object, node, *wanted))
+                .collect(),
+            holders_unknown: record.unknown,
+            fence: record.fence.map(|f| FenceView {
+                node: text(f.node),
+                attachment: text(f.attachment),
+                cut: f.cut,
+            }),
+            fenced: record.fenced.iter().map(ToString::to_string).collect(),
+            migration_timeout: Duration::from_secs(300),
+            migration_deadline: None,
+            migration_started: None,
+            kubevirt_only: false,
+        }
+    }
+
+    fn vouch(&self) -> Option<Vouch> {
+        let (node, machine, boot) = self.off?;
+        let holders = self.record.holders.iter().zip(&self.holders);
+        let mut named = holders
+            .filter(|(h, _)| h.node == node)
+            .map(|(h, (object, seen, wanted))| {
+                let recorded = object.and_then(|a| a.intent).map(|i| (i.machine, i.boot));
+                let (machine, boot) = recorded.unwrap_or((seen.machine, seen.boot));
+                Named {
+                    attachment: h.attachment.to_string(),
+                    pulse: pulse(seen),
+                    detach_wanted: object.is_none_or(|a| a.deleting) && !wanted,
+                    boot_id: Some(format!("{machine}-{boot}")),
+                }
+            });
+        Some(judge(&format!("{node}/{machine}-{boot}"), named.next_back().as_ref()))
+    }
+
+    fn attachment(&self, volume: &VolumeView, uid: usize, a: &Attachment) -> AttachmentView {
+        let ask = Ask {
+            node: a.node.to_string(),
+            attachment: uid.to_string(),
+            mode: self.mode(),
+            read_only: false,
+            same_vm: None,
+        };
+        let said = match a.said {
+            Stored::Nothing => Said::Nothing,
+            Stored::Admitted(generation, _) => Said::Admitted(u32::from(generation)),
+            Stored::Withdrawn => Said::Withdrawn,
+            // Only the word is kept; the text is what would be said with it now.
+            Stored::Refused(word) => match admit(&ask, volume, Timestamp::UNIX_EPOCH) {
+                Verdict::Refuse(why, text) if why.word() == word => Said::Refused(word.to_owned(), text),
+                Verdict::Refuse(..) | Verdict::Admit { .. } | Verdict::Held => {
+                    Said::Refused(word.to_owned(), String::new())
+                }
+            },
+        };
+        AttachmentView {
+            ask,
+            deleting: a.deleting,
+            said,
+            vouches: self.vouches.get(uid).copied().unwrap_or(false),
+        }
+    }
+
+    fn holder(&self, holder: &Holder, object: Option<Attachment>, node: &Node, wanted: bool) -> HolderView {
+        let going = object.is_none_or(|a| a.deleting);
+        let id = |machine: u8| match self.wrong(Mutation::BootIdAlone) {
+            true => "m".to_owned(),
+            false => machine.to_string(),
+        };
+        let facts = NodeFacts {
+            gone_for: None,
+            ready: node.online,
+            out_of_service: node.tainted,
+            uid: "n".to_owned(),
+            boot_id: format!("{}-{}", node.machine, node.boot),
+            system_uuid: id(node.machine),
+            machine_id: id(node.machine),
+        };
+        let intent = object.and_then(|a| a.intent).map(|i| attachment::Intent {
+            boot_id: format!("{}-{}", i.machine, i.boot),
+            system_uuid: id(i.machine),
+            machine_id: id(i.machine),
+            node_uid: "n".to_owned(),
+            generation: u32::from(i.generation),
+        });
+        let mute = object.is_none() || replaced(intent.as_ref(), u32::from(self.record.generation), &facts);
+        let mut is = standing(&facts, pulse(node), going, mute, Duration::ZERO);
+        if is == Standing::Lost && wanted {
+            is = Standing::Doubtful;
+        }
+        if self.wrong(Mutation::AdmitBesideLost) && is == Standing::Lost {
+            is = Standing::Alive;
+        }
+        let mut said = word(intent.as_ref(), object.is_some_and(|a| a.disconnected), &facts);
+        let unknown = matches!(said, Word::Silent | Word::Intent) && going;
+        if self.wrong(Mutation::ReleaseOnUnknown) && unknown {
+            said = Word::Disconnected;
+        }
+        // The Node has another boot ID than when the holder was admitted; whether it has connected since is not asked.
+        if self.wrong(Mutation::BootIdWithoutIntent) && node.boot > 0 {
+            said = Word::Rebooted;
+        }
+        HolderView {
+            node: holder.node.to_string(),
+            attachment: holder.attachment.to_string(),
+            role: role(holder.second),
+            standing: is,
+            word: said,
+            // Who begins to use it has said so before, and nobody new begins while a fence is owed.
+            unpublished: object.is_some_and(|a| a.unused) && self.owed,
+        }
+    }
+}
+
+fn pulse(node: &Node) -> Pulse {
+    if node.online { Pulse::Fresh } else { Pulse::Stale }
+}
