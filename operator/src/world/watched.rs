@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures::{Stream, stream};
 use kube::core::DeserializeGuard;
@@ -54,6 +54,8 @@ struct Shared<K> {
     waiters: Mutex<HashMap<String, watch::Sender<()>>>,
     malformed: Mutex<BTreeMap<String, String>>,
     index: Mutex<Index>,
+    /// Of a namespaced kind, of which one namespace is watched: that one, once an object was seen.
+    namespace: OnceLock<String>,
 }
 
 enum Change<K> {
@@ -91,6 +93,7 @@ where
             waiters: Mutex::default(),
             malformed: Mutex::default(),
             index: Mutex::default(),
+            namespace: OnceLock::new(),
         });
         let watched = Self { store, shared };
         (watched.clone(), Feed { writer, watched })
@@ -111,7 +114,11 @@ where
     /// The object as last seen. `None` proves nothing: the cache lags.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<K>> {
-        self.store.get(&ObjectRef::new(name))
+        let mut key = ObjectRef::new(name);
+        if let Some(namespace) = self.shared.namespace.get() {
+            key = key.within(namespace);
+        }
+        self.store.get(&key)
     }
 
     /// All objects as last seen, in no order.
@@ -312,7 +319,7 @@ where
     /// Keeps the last readable version of an object that has become malformed: it exists.
     fn readable(&self, event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
         let shared = &self.watched.shared;
-        let good = |guard: DeserializeGuard<K>| match guard.0 {
+        let read = |guard: DeserializeGuard<K>| match guard.0 {
             Ok(object) => {
                 lock(&shared.malformed).remove(&object.name_any());
                 Some(object)
@@ -328,6 +335,12 @@ where
                 lock(&shared.malformed).insert(name.clone(), invalid.error);
                 self.watched.get(&name).map(Arc::unwrap_or_clone)
             }
+        };
+        let good = |guard: DeserializeGuard<K>| {
+            if let Some(namespace) = guard.namespace() {
+                shared.namespace.get_or_init(|| namespace);
+            }
+            read(guard)
         };
         match event {
             Event::Apply(guard) => good(guard).map(Event::Apply),
@@ -361,6 +374,7 @@ mod tests {
     use std::time::Duration;
 
     use futures::StreamExt;
+    use k8s_openapi::api::coordination::v1::Lease;
     use rds_crds::RdsVolume;
 
     use super::*;
@@ -474,6 +488,18 @@ mod tests {
         feed.take(Event::InitDone);
         assert!(of("w").is_empty() && attachments.of_uid("3").is_none());
         assert_eq!(lock(&attachments.shared.index).names("w"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn i8_a_lease_in_its_namespace_is_found_by_name() {
+        let (leases, mut feed) = Watched::<Lease>::new("Lease");
+        let object = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                            "metadata": {"name": "rds-node-n1", "namespace": "rds-csi"}});
+        feed.take(Event::Init);
+        feed.take(Event::InitApply(serde_json::from_value(object).unwrap()));
+        feed.take(Event::InitDone);
+        assert!(leases.get("rds-node-n1").is_some());
+        assert!(leases.get("rds-node-n2").is_none());
     }
 
     #[tokio::test]
