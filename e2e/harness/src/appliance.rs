@@ -73,8 +73,8 @@ impl Lab {
     }
 
     /// The same without waiting.
-    pub async fn appliance_unready(&self, name: &str, knobs: Knobs) -> Result<Appliance> {
-        self.appliance_made(name, knobs, json!({}), None).await
+    pub async fn appliance_unready(&self, name: &str, knobs: Knobs, more: Value) -> Result<Appliance> {
+        self.appliance_made(name, knobs, more, None).await
     }
 
     /// An appliance whose host key is not the one that the Secret pins.
@@ -154,6 +154,17 @@ impl Appliance {
             nqn: row.export.nqn,
         };
         self.sim.file_disks().into_iter().map(disk).collect()
+    }
+
+    /// The simulator itself.
+    pub fn simulator(&self) -> Arc<Simulator> {
+        self.sim.clone()
+    }
+
+    /// The hosts that can write, each with the NQN that it is connected to.
+    pub fn sessions(&self) -> Vec<(String, String)> {
+        let alive = self.sim.sessions().into_iter().filter(|s| s.link.is_alive());
+        alive.map(|s| (s.host, s.nqn)).collect()
     }
 
     /// Its one and only file disk.

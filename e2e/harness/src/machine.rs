@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use rds_crds::RdsAttachment;
@@ -20,9 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::Lab;
+use crate::kubelet::{BEAT, Names, manages_volumes, renew, sign_of_life};
 use crate::lab::NAMESPACE;
 
-const BEAT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A running machine. Dropping it is pulling its plug: nothing of it is removed from the API.
@@ -39,13 +37,7 @@ impl Machine {
     pub async fn boot(lab: &Lab, name: &str) -> Result<Self> {
         crate::lab::node(lab.kubectl(), name).await?;
         let client = lab.cluster.client();
-        let nodes: Api<Node> = Api::all(client.clone());
-        // kubelet says so of itself: attach-detach leaves other nodes alone.
-        let managed =
-            json!({"metadata": {"annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}});
-        let node = nodes
-            .patch(name, &PatchParams::default(), &Patch::Merge(&managed))
-            .await?;
+        let node = manages_volumes(&client, name).await?;
         let (beats, seen) = watch::channel(0);
         let life = Life {
             beats,
@@ -122,40 +114,13 @@ impl Life {
 
     /// One sign of life: the Lease of kubelet, that of our agent, and Ready.
     async fn beat(&self) -> Result<()> {
-        let now = Timestamp::now().to_string();
-        let ours = format!("rds-node-{}", self.name);
-        for (namespace, lease) in [("kube-node-lease", self.name.as_str()), (NAMESPACE, &ours)] {
-            let spec = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": lease},
-                              "spec": {"holderIdentity": self.name, "leaseDurationSeconds": 40, "renewTime": format!("{:.6}", Timestamp::now())}});
-            let api: Api<Lease> = Api::namespaced(self.client.clone(), namespace);
-            api.patch(lease, &PatchParams::apply("machine").force(), &Patch::Apply(&spec))
-                .await?;
-        }
-        let info = [
-            "architecture",
-            "containerRuntimeVersion",
-            "kernelVersion",
-            "kubeProxyVersion",
-            "kubeletVersion",
-            "operatingSystem",
-            "osImage",
-        ];
-        let mut node_info: serde_json::Map<String, Value> =
-            info.into_iter().map(|key| (key.to_owned(), json!("test"))).collect();
-        for (key, value) in [
-            ("bootID", &self.boot),
-            ("systemUUID", &self.uid),
-            ("machineID", &self.uid),
-        ] {
-            node_info.insert(key.into(), json!(value));
-        }
-        let ready = json!({"type": "Ready", "status": "True", "reason": "Test", "message": "it lives",
-                           "lastHeartbeatTime": now, "lastTransitionTime": now});
-        let status = json!({"status": {"conditions": [ready], "nodeInfo": node_info}});
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        nodes
-            .patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(&status))
-            .await?;
+        renew(&self.client, NAMESPACE, &format!("rds-node-{}", self.name), &self.name).await?;
+        let names = Names {
+            boot: self.boot.clone(),
+            system: self.uid.clone(),
+            machine: self.uid.clone(),
+        };
+        sign_of_life(&self.client, &self.name, &names).await?;
         self.beats.send_modify(|beats| *beats += 1);
         Ok(())
     }

@@ -261,7 +261,7 @@ fn an_old_version_is_refused_with_the_reason_in_the_condition() -> Result<()> {
             version: "7.20".parse().map_err(|e| anyhow::anyhow!("{e}"))?,
             ..Knobs::default()
         };
-        let appliance = lab.appliance_unready("old", knobs).await?;
+        let appliance = lab.appliance_unready("old", knobs, json!({})).await?;
         let servers = Api::<RdsServer>::all(lab.cluster.client());
         wait_until("RdsServer old to be refused", SOON, async || {
             let conditions = servers

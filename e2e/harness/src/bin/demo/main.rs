@@ -1,6 +1,9 @@
 //! `make demo`: a PersistentVolumeClaim on a simulated RDS, from claim to clean bill, on a real control plane with the real
-//! sidecars. Shows each step as it happens: what kubectl prints, and what goes over SSH. Ends in `clean: 0 disks, ..` and exit
+//! sidecars; then who may write it: a conflict, a node that dies and is cut, a migration that takes too long. Shows each step as it
+//! happens: what kubectl prints, and what goes over SSH. Ends in `clean: 0 disks, ..` and exit
 //! status 0 only if nothing is left.
+
+mod attach;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -53,7 +56,9 @@ async fn demo(keep: bool, start: Instant) -> Result<bool> {
     .await?;
 
     heading("An RDS2216, simulated, and the RdsServer, Secret and StorageClass that name it");
-    let appliance = lab.appliance_unready(SERVER, Knobs::default()).await?;
+    // That a fence ends sessions on this appliance is known here: it is simulated.
+    let fencing = serde_json::json!({"fencing": "Assume"});
+    let appliance = lab.appliance_unready(SERVER, Knobs::default(), fencing).await?;
     println!(
         "  RouterOS {} at {}, behind SSH with a pinned host key",
         Knobs::default().version,
@@ -103,6 +108,7 @@ async fn demo(keep: bool, start: Instant) -> Result<bool> {
         ],
     )
     .await?;
+    attach::attachments(&lab, &appliance).await?;
     if !keep {
         appliance.remove(&lab).await?;
     }
