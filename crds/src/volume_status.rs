@@ -160,9 +160,23 @@ pub struct CircuitBreakerStatus {
     /// The `spec.circuitBreaker.resetToken` that was acted upon last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_reset_token: Option<String>,
+    /// Half open: who may try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     /// How far the counts of each attachment went into this.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub folded: Vec<FoldedCounts>,
+}
+
+/// The one trial of a half-open breaker.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Trial {
+    /// UID of the RdsAttachment that may try.
+    #[serde(rename = "attachmentUID")]
+    pub attachment_uid: String,
+    /// Until when.
+    pub until: Time,
 }
 
 /// Counts of one attachment that the breaker has taken in: repeated or restarted, nothing counts twice.

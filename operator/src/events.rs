@@ -5,7 +5,8 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use rds_crds::condition::{find_condition, kind};
 use rds_crds::identity::is_canary;
-use rds_crds::volume::{FormatLedger, FormatState, RdsVolumeStatus};
+use rds_crds::names::ANNOTATION_RESET_BREAKER;
+use rds_crds::volume::{CircuitBreakerStatus, FormatLedger, FormatState, RdsVolumeStatus};
 use rds_crds::{RdsServer, RdsVolume, Reason};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tracing::{debug, info};
 
 use crate::attachment::decide::Release;
 use crate::attachment::{FenceMetrics, FenceResult, TestResult, release_note};
+use crate::report::News;
 use crate::volume::Change;
 
 /// Takes events; [`Poster::run`] posts them. A queue, so that nobody waits for an event to be written.
@@ -160,6 +162,41 @@ impl Announcer {
         if !is_canary(volume) {
             self.fences.ended(FenceResult::Failed);
         }
+    }
+
+    /// The circuit breaker of the volume has turned.
+    pub(crate) fn breaker(&self, volume: &RdsVolume, news: News, status: &CircuitBreakerStatus) {
+        let last = status.last_failure.as_deref().unwrap_or("not recorded");
+        let (type_, reason, note) = match news {
+            News::Opened => (
+                EventType::Warning,
+                "CircuitBreakerOpened",
+                format!(
+                    "{} failures in a row: nothing is tried before {}. Last: {last}. To reset it: kubectl annotate rdsvolume {} \
+                     {ANNOTATION_RESET_BREAKER}=true",
+                    status.consecutive_failures,
+                    status.retry_at.as_ref().map(|t| t.0.to_string()).unwrap_or_default(),
+                    volume.metadata.name.as_deref().unwrap_or_default()
+                ),
+            ),
+            News::Trial => (
+                EventType::Normal,
+                "CircuitBreakerTrial",
+                "one node may try again".to_owned(),
+            ),
+            News::Closed => (EventType::Normal, "CircuitBreakerClosed", "a try succeeded".to_owned()),
+            News::Reset => (
+                EventType::Normal,
+                "CircuitBreakerReset",
+                "reset on a person's word".to_owned(),
+            ),
+        };
+        self.post(volume, type_, reason, note);
+    }
+
+    /// A node says that something is wrong with the volume.
+    pub(crate) fn ill(&self, volume: &RdsVolume, reason: &str, note: String) {
+        self.post(volume, EventType::Warning, reason, note);
     }
 
     /// A fence is owed and waits.

@@ -1,42 +1,157 @@
-//! What agents say about the use of a volume, folded into the volume: the format ledger and the circuit breaker.
+//! What agents say about the use of a volume, folded into the volume: the format ledger, the circuit breaker, its health.
 //!
-//! [`format`] and `breaker` are pure. The shell runs in the pass over the volume, so that one volume is never worked on twice at
+//! [`format`] and [`breaker`] are pure. The shell runs in the pass over the volume, so that one volume is never worked on twice at
 //! once by one process; between processes the compare-and-swap decides.
 
+mod breaker;
 mod format;
+mod reset;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use kube::ResourceExt;
-use rds_crds::attachment::AgentFormat;
-use rds_crds::volume::{FormatLedger, VolumeMode};
+use kube::runtime::controller::Action;
+use rds_crds::attachment::{AgentFormat, AgentStatus, kind as said_kind};
+use rds_crds::condition::{Saying, find_condition, is_true, kind, set_condition};
+use rds_crds::volume::{BreakerState, FormatLedger, RdsVolumeStatus, VolumeMode};
 use rds_crds::{RdsAttachment, RdsVolume};
 use tracing::info;
 
+pub(crate) use self::breaker::News;
 use crate::crash;
 use crate::events::Announcer;
-use crate::volume::{ApiError, Store};
+use crate::volume::{ApiError, Store, applied_part};
 use crate::world::World;
 
-/// Hears the agents of one volume.
-pub(crate) async fn hear(volume: &mut RdsVolume, world: &World, announcer: &Announcer) -> Result<(), ApiError> {
+/// While a breaker is not closed, words of a person on the PersistentVolume are looked for so often.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Hears the agents of one volume. `Some`: when to look again.
+pub(crate) async fn hear(
+    volume: &mut RdsVolume,
+    world: &World,
+    announcer: &Announcer,
+) -> Result<Option<Action>, ApiError> {
     let name = volume.name_any();
-    let attachments: Vec<Arc<RdsAttachment>> = world
-        .attachments
-        .all()
-        .into_iter()
-        .filter(|a| a.spec.volume == name)
-        .collect();
-    let Some(entry) = next_entry(volume, &attachments) else {
-        return Ok(());
+    let mut attachments = world.attachments.of_volume(&name);
+    attachments.sort_by_key(|a| (a.metadata.creation_timestamp.clone(), a.name_any()));
+    if let Some(entry) = next_entry(volume, &attachments) {
+        let mut next = volume.clone();
+        next.status.get_or_insert_default().format = Some(entry.clone());
+        *volume = Store::new(&world.client).swap_status(&next).await?;
+        crash::after("record-format");
+        info!(volume = name, entry = ?entry.state, fs = entry.fs_type, node = entry.node, "format ledger");
+        announcer.format(volume, &entry);
+    }
+    count(volume, &attachments, world, announcer).await
+}
+
+/// Breaker and health.
+async fn count(
+    volume: &mut RdsVolume,
+    attachments: &[Arc<RdsAttachment>],
+    world: &World,
+    announcer: &Announcer,
+) -> Result<Option<Action>, ApiError> {
+    let now = Timestamp::now();
+    let before = volume.status.as_ref().and_then(|s| s.circuit_breaker.clone());
+    let tripped = before
+        .as_ref()
+        .is_some_and(|b| b.state != BreakerState::Closed || b.consecutive_failures > 0);
+    let asked = reset::asked(volume, attachments, world, tripped).await?;
+    let counts: Vec<breaker::Counts> = attachments.iter().map(|a| counts(a)).collect();
+    let spec = volume.spec.circuit_breaker.as_ref();
+    let folded = breaker::fold(spec, before.as_ref(), &counts, !asked.is_empty(), now);
+    let mut next = applied_part(volume);
+    if before.is_some() || !breaker::says_nothing(&folded.status) {
+        next.circuit_breaker = Some(folded.status.clone());
+    }
+    let illness = tell_health(volume, attachments, &mut next, now);
+    if next != applied_part(volume) {
+        *volume = Store::new(&world.client).apply_status(volume, &next).await?;
+        crash::after("apply-breaker");
+        if let Some(news) = folded.news {
+            info!(
+                volume = volume.name_any(),
+                ?news,
+                failures = folded.status.consecutive_failures,
+                "circuit breaker"
+            );
+            announcer.breaker(volume, news, &folded.status);
+        }
+        if let Some((reason, message)) = illness {
+            announcer.ill(volume, &reason, message);
+        }
+    }
+    reset::tell_trial(attachments, &folded.status, world).await?;
+    // Only once acted upon: a crash before this repeats the reset, which does no harm.
+    reset::forget(&asked, world).await?;
+    Ok(wait(
+        &folded.status.state,
+        folded.status.retry_at.as_ref().map(|t| t.0),
+        now,
+    ))
+}
+
+fn wait(state: &BreakerState, retry_at: Option<Timestamp>, now: Timestamp) -> Option<Action> {
+    if *state == BreakerState::Closed {
+        return None;
+    }
+    let left = retry_at
+        .map(|at| at.as_second() - now.as_second())
+        .filter(|left| *left > 0);
+    let left = left.and_then(|left| u64::try_from(left).ok()).map(Duration::from_secs);
+    Some(Action::requeue(left.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)))
+}
+
+fn agent(attachment: &RdsAttachment) -> Option<&AgentStatus> {
+    attachment.status.as_ref()?.agent.as_ref()
+}
+
+fn counts(attachment: &RdsAttachment) -> breaker::Counts {
+    let agent = agent(attachment).cloned().unwrap_or_default();
+    let admitted = attachment
+        .status
+        .as_ref()
+        .is_some_and(|s| is_true(&s.conditions, said_kind::ADMITTED));
+    breaker::Counts {
+        attachment: attachment.uid().unwrap_or_default(),
+        failures: agent.failures.unwrap_or(0),
+        in_row: agent.failures_in_row.unwrap_or(0),
+        successes: agent.successes.unwrap_or(0),
+        would_try: admitted
+            && attachment.metadata.deletion_timestamp.is_none()
+            && !is_true(&agent.conditions, said_kind::STAGED),
+        last_error: agent.last_error,
+    }
+}
+
+/// The worst that any node says. What the last one said stays after its attachment is gone. Answers with what is new and bad.
+fn tell_health(
+    volume: &RdsVolume,
+    attachments: &[Arc<RdsAttachment>],
+    next: &mut RdsVolumeStatus,
+    now: Timestamp,
+) -> Option<(String, String)> {
+    let words = attachments.iter().filter_map(|a| {
+        let word = find_condition(&agent(a)?.conditions, said_kind::HEALTHY)?;
+        Some((a.spec.node.as_str(), word))
+    });
+    let words: Vec<_> = words.collect();
+    let (node, word) = words.iter().find(|(_, w)| w.status == "False").or(words.first())?;
+    let saying = Saying {
+        kind: kind::HEALTHY,
+        status: Some(word.status == "True"),
+        reason: &word.reason,
+        message: format!("node {node}: {}", word.message),
     };
-    let mut next = volume.clone();
-    next.status.get_or_insert_default().format = Some(entry.clone());
-    *volume = Store::new(&world.client).swap_status(&next).await?;
-    crash::after("record-format");
-    info!(volume = name, entry = ?entry.state, fs = entry.fs_type, node = entry.node, "format ledger");
-    announcer.format(volume, &entry);
-    Ok(())
+    let (reason, message) = (word.reason.clone(), saying.message.clone());
+    let was = find_condition(&next.conditions, kind::HEALTHY).map(|c| (c.status.clone(), c.reason.clone()));
+    set_condition(&mut next.conditions, saying, volume.metadata.generation, now);
+    let new = was != Some((word.status.clone(), reason.clone()));
+    (new && word.status == "False").then_some((reason, message))
 }
 
 fn next_entry(volume: &RdsVolume, attachments: &[Arc<RdsAttachment>]) -> Option<FormatLedger> {
@@ -73,5 +188,5 @@ fn next_entry(volume: &RdsVolume, attachments: &[Arc<RdsAttachment>]) -> Option<
 }
 
 fn said(attachment: &RdsAttachment) -> Option<&AgentFormat> {
-    attachment.status.as_ref()?.agent.as_ref()?.format.as_ref()
+    agent(attachment)?.format.as_ref()
 }

@@ -121,12 +121,13 @@ pub(crate) async fn reconcile(volume: Arc<RdsVolume>, cx: Arc<Context>) -> Resul
         (Ok(want), Ok(_), Some(server)) => {
             let mut pass = Pass::new(volume, want, &server, &cx, store);
             let action = pass.run().await?;
-            if !pass.gone {
-                report::hear(&mut pass.volume, &cx.world, &cx.announcer).await?;
+            if pass.gone {
+                return Ok(action);
             }
+            let heard = report::hear(&mut pass.volume, &cx.world, &cx.announcer).await?;
             match pass.attachments().await? {
                 Some(sooner) if !pass.gone => Ok(sooner),
-                Some(_) | None => Ok(action),
+                Some(_) | None => Ok(heard.unwrap_or(action)),
             }
         }
         (Err((reason, why)), _, _) | (_, Err((reason, why)), _) => {
