@@ -45,6 +45,21 @@ pub struct Config {
     /// kubelet's folder on the host.
     #[arg(long, env = "KUBELET_DIR", default_value = "/var/lib/kubelet")]
     pub kubelet_dir: PathBuf,
+    /// Name of the CSI driver, as the CSIDriver object has it.
+    #[arg(long, env = "CSI_DRIVER_NAME", default_value = rds_crds::names::DOMAIN)]
+    pub driver_name: String,
+    /// Folder in which kubelet looks for sockets of plugins.
+    #[arg(long, env = "REGISTRATION_DIR", default_value = "/var/lib/kubelet/plugins_registry")]
+    pub registration_dir: PathBuf,
+    /// The CSI socket as kubelet sees it; the endpoint's path if not given.
+    #[arg(long, env = "KUBELET_ENDPOINT")]
+    pub kubelet_endpoint: Option<PathBuf>,
+    /// Volumes that Kubernetes may put on this node; 0 for no limit.
+    #[arg(long, env = "MAX_VOLUMES", default_value_t = 128)]
+    pub max_volumes: u32,
+    /// Zone of this node, reported as `topology.rds.csi.srvlab.io/zone`.
+    #[arg(long, env = "TOPOLOGY_ZONE", default_value = "default", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub zone: String,
     /// Where the host's /proc, /sys, /dev and /etc are.
     #[arg(long, env = "HOST_ROOT", default_value = "/")]
     pub host_root: PathBuf,
@@ -81,6 +96,14 @@ impl FromStr for Endpoint {
         Err(format!(
             "`{text}` is not an absolute unix socket path, give for example unix:///csi/csi.sock"
         ))
+    }
+}
+
+impl Endpoint {
+    /// The path.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
     }
 }
 

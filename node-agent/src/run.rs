@@ -14,9 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attachment::act::Agent;
+use crate::attachment::reach::Users;
 use crate::attachment::{sweep, watch};
 use crate::config::{Config, ManagedPrefix, PREFIX_VARIABLE};
+use crate::csi;
 use crate::fabrics::Fabrics;
+use crate::health::Served;
 use crate::lock::HostLock;
 use crate::nvme::Kernel;
 use crate::nvme::identity::{self, Identity};
@@ -45,14 +48,16 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         managed_nqn_prefix = %prefix,
         endpoint = %config.endpoint,
         metrics_address = %listener.local_addr()?,
-        "started: this version has no CSI node service, so nothing is served on the endpoint and nothing is advertised"
+        "started"
     );
 
     let stop = CancellationToken::new();
     let mut parts: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
-    let serve = health::serve(listener, health::registry()?, stop.clone());
+    let (registry, served) = (health::registry()?, Served::default());
+    let metrics = csi::Metrics::new(&registry)?;
+    let serve = health::serve(listener, registry, served.clone(), stop.clone());
     parts.spawn(async move { ("health server", serve.await.map_err(Into::into)) });
-    let work = work(config.clone(), prefix, client, stop.clone());
+    let work = work(config.clone(), prefix, client, metrics, served, stop.clone());
     parts.spawn(async move { ("attachments", work.await) });
 
     let name = tokio::select! {
@@ -101,8 +106,15 @@ fn fabrics(config: &Config, prefix: &ManagedPrefix, identity: Identity) -> Arc<d
     Arc::new(Kernel::new(root, kubelet, &prefix.to_string(), identity))
 }
 
-/// Lease and attachments, once no earlier agent process is left on the host.
-async fn work(config: Config, prefix: ManagedPrefix, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
+/// Lease, attachments and CSI services, once no earlier agent process is left on the host.
+async fn work(
+    config: Config,
+    prefix: ManagedPrefix,
+    client: Client,
+    metrics: csi::Metrics,
+    served: Served,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let host = host::read(&config.host_root, &config.node_id)?;
     let Some(lock) = stop.run_until_cancelled(HostLock::take(&config.state_dir)).await else {
         return Ok(());
@@ -119,11 +131,74 @@ async fn work(config: Config, prefix: ManagedPrefix, client: Client, stop: Cance
         host_nqn: identity.host_nqn.clone(),
     };
     let sign = lease::run(client.clone(), config.namespace.clone(), sign, stop.clone());
+    let nvme = Kernel::new(
+        &config.host_root,
+        &config.kubelet_dir,
+        &prefix.to_string(),
+        identity.clone(),
+    );
+    let kernel = csi::kernel::Kernel::new(&config.host_root, &config.kubelet_dir, nvme);
     let fabrics = fabrics(&config, &prefix, identity);
     let agent = Arc::new(Agent::new(client.clone(), fabrics, host, prefix.to_string()));
     let (wake, woken) = mpsc::unbounded_channel();
+    let serve = serve(
+        &config,
+        agent.clone(),
+        Arc::new(kernel),
+        wake.clone(),
+        metrics,
+        served,
+        stop.clone(),
+    );
     let sweep = sweep::run(agent.clone(), SWEEP_EVERY, wake, stop.clone());
-    let watch = watch::run(client, agent, woken, stop);
-    let (watched, (), ()) = tokio::join!(watch, sweep, sign);
-    watched
+    let watch = watch::run(client, agent, woken, stop.clone());
+    let quiet = async {
+        tokio::join!(sweep, sign);
+        Ok(())
+    };
+    tokio::try_join!(watch, serve, quiet).map(|_| ())
+}
+
+/// The CSI services, and their registration with kubelet.
+async fn serve(
+    config: &Config,
+    agent: Arc<Agent>,
+    host: Arc<dyn csi::host::Host>,
+    wake: mpsc::UnboundedSender<String>,
+    metrics: csi::Metrics,
+    served: Served,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    #[cfg(debug_assertions)]
+    if config.fake_fabrics.is_some() {
+        // Sessions of a simulated appliance have no disks: there is nothing to serve.
+        served.yes();
+        return Ok(());
+    }
+    let (disks, kubelet) = (host.clone(), config.kubelet_dir.clone());
+    agent.ask_for_users(Users(Arc::new(move |nqn: &str| {
+        let disk = disks.disk(nqn).ok()??;
+        csi::users::of(disks.as_ref(), &kubelet, disk.device).ok()
+    })));
+    let settings = csi::Settings {
+        driver_name: config.driver_name.clone(),
+        kubelet_dir: config.kubelet_dir.clone(),
+        max_volumes: config.max_volumes,
+        zone: config.zone.clone(),
+    };
+    let endpoint = config.endpoint.path();
+    let listener = csi::socket::bind_anew(endpoint)?;
+    let services = csi::Node::new(agent, host, settings, wake, metrics).serve(listener, stop.clone());
+    served.yes();
+    let registration = async {
+        let plugin = csi::registration::Plugin {
+            driver: config.driver_name.clone(),
+            endpoint: config.kubelet_endpoint.clone().unwrap_or_else(|| endpoint.to_owned()),
+        };
+        csi::registration::run(plugin, config.registration_dir.clone(), stop.clone()).await
+    };
+    let services = async { services.await.context("the CSI services ended") };
+    let ended = tokio::try_join!(services, registration).map(|_| ());
+    std::fs::remove_file(endpoint).ok();
+    ended
 }

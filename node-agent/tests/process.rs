@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// An agent whose API server is away, on a host of its own.
 fn agent(home: &Path) -> Command {
@@ -29,6 +30,9 @@ fn agent(home: &Path) -> Command {
         .env("KUBECONFIG", kubeconfig)
         .env("STATE_DIR", home.join("state"))
         .env("HOST_ROOT", home)
+        .env("KUBELET_DIR", home.join("kubelet"))
+        .env("CSI_ENDPOINT", home.join("kubelet/plugins/d/csi.sock"))
+        .env("REGISTRATION_DIR", home.join("kubelet/plugins_registry"))
         .args(["--metrics-address", "127.0.0.1:0"])
         .stderr(Stdio::piped());
     command
@@ -78,7 +82,7 @@ fn r1_r2_a_healthy_agent_ends_with_0_on_a_signal() {
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         log.read_line(&mut line).unwrap();
-        assert!(line.contains("nothing is advertised"), "{line}");
+        assert!(line.contains("\"started\""), "{line}");
         let address = line
             .split("\"metrics_address\":\"")
             .nth(1)
@@ -86,7 +90,17 @@ fn r1_r2_a_healthy_agent_ends_with_0_on_a_signal() {
             .split('"')
             .next()
             .unwrap();
-        for (path, body) in [("/livez", "ok"), ("/readyz", "ok"), ("/metrics", "rds_csi_build_info{")] {
+        let sockets = ["plugins/d/csi.sock", "plugins_registry/rds.csi.srvlab.io-reg.sock"];
+        let sockets = sockets.map(|path| home.path().join("kubelet").join(path));
+        let begun = Instant::now();
+        while !get(address, "/readyz").starts_with("HTTP/1.1 200") || !sockets.iter().all(|path| path.exists()) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "not ready: {}",
+                get(address, "/readyz")
+            );
+        }
+        for (path, body) in [("/livez", "ok"), ("/metrics", "rds_csi_build_info{")] {
             let answer = get(address, path);
             assert!(
                 answer.starts_with("HTTP/1.1 200") && answer.contains(body),
@@ -105,5 +119,6 @@ fn r1_r2_a_healthy_agent_ends_with_0_on_a_signal() {
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
         assert!(rest.contains("shutdown complete"), "{rest}");
+        assert!(!sockets.iter().any(|path| path.exists()), "a socket is left");
     }
 }

@@ -272,6 +272,7 @@ fn seen(view: &View) -> Seen {
         },
         volume: Fact::Present(volume(view.generation, view.nqn, view.holds, view.fenced)),
         sessions: Sessions::Known(sessions.collect()),
+        users: None,
         leftover: match view.used && view.controllers.is_empty() {
             true => Use::Used("pod".to_owned()),
             false => Use::Unused,

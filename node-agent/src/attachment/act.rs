@@ -4,7 +4,7 @@
 //! gone changes nothing. A connect follows a live read in the same pass, never a cache.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ use tracing::{debug, info};
 use super::decide::{Step, Wait, decide};
 use super::model::{Admission, Fact, Failure, Host, InFlight, Seen, Sessions};
 use super::observe;
-use super::reach::{options, plain};
+use super::reach::{Users, options, plain};
 use super::say::Written;
 use crate::crash;
 use crate::fabrics::{Fabrics, Options, Session};
@@ -75,6 +75,7 @@ pub struct Agent {
     prefix: String,
     pub(super) memory: Mutex<BTreeMap<String, Memory>>,
     pub(super) connecting: Arc<Mutex<BTreeSet<String>>>,
+    pub(super) users: OnceLock<Users>,
 }
 
 impl Agent {
@@ -90,6 +91,7 @@ impl Agent {
             prefix,
             memory: Mutex::default(),
             connecting: Arc::default(),
+            users: OnceLock::new(),
         }
     }
 
@@ -166,6 +168,7 @@ impl Agent {
         let bases = observe::bases(object, known, &self.prefix);
         let granted = object.status.as_ref().and_then(|s| s.nqn.clone());
         let (sessions, leftover) = self.look(&bases, granted.clone()).await;
+        let users = self.users(granted.clone()).await;
         let connecting = lock(&self.connecting).contains(&object.spec.volume);
         let mut all = lock(&self.memory);
         let memory = all.entry(name).or_default();
@@ -181,6 +184,7 @@ impl Agent {
             volume: fact,
             sessions,
             leftover,
+            users,
             in_flight: if connecting { InFlight::Running } else { InFlight::None },
             failure: memory.failure.clone(),
             may_retry: memory.retry_at.is_none_or(|at| at <= Instant::now()),

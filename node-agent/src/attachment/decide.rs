@@ -382,8 +382,12 @@ impl Look<'_> {
             healthy: said.report.healthy.clone(),
             cleared: self.volume.is_some_and(|v| v.fenced) && !self.sessions.iter().any(older),
             controller_state: session.map(|s| s.state.clone()),
-            // Nothing publishes yet, so a device that nothing uses has no pod, and one in use has one that is not known.
-            used_by: (touched && unused).then(Vec::new),
+            // What is in use by no pod that is known may be one that is not: that is not the same as nobody.
+            used_by: match (touched, unused) {
+                (false, _) => None,
+                (true, true) => Some(Vec::new()),
+                (true, false) => self.seen.users.clone().filter(|users| !users.is_empty()),
+            },
         }
     }
 

@@ -159,6 +159,7 @@ impl World {
             }),
             sessions: Sessions::Known(sessions),
             leftover,
+            users: None,
             in_flight: match self.connecting {
                 Some(_) => InFlight::Running,
                 None => InFlight::None,

@@ -9,7 +9,7 @@ pub mod decide;
 mod explore;
 pub mod model;
 pub mod observe;
-mod reach;
+pub mod reach;
 pub(crate) mod say;
 pub mod sweep;
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub struct Seen {
     pub sessions: Sessions,
     /// Use of the volume on this host that no session explains any more, such as a mount whose device is gone.
     pub leftover: Use,
+    /// Pods that have the volume published, by what is seen below kubelet's folder; `None` while that cannot be told.
+    pub users: Option<Vec<String>>,
     /// A connect of this volume.
     pub in_flight: InFlight,
     /// What went wrong last, in this process.

@@ -113,11 +113,13 @@ pub fn base_of(volume: &RdsVolume, prefix: &str) -> String {
     }
 }
 
-/// The status with the intent. What was said of an earlier fence goes with it: the next one has to be acknowledged anew.
+/// The status with the intent. What was said of an earlier fence goes with it: the next one has to be acknowledged anew; and
+/// nothing of an earlier boot or connection is staged.
 #[must_use]
 pub fn with_intent(mut agent: AgentStatus, intent: Intent) -> AgentStatus {
     agent.intent = Some(intent);
     clear_condition(&mut agent.conditions, kind::CLEARED);
+    clear_condition(&mut agent.conditions, kind::STAGED);
     agent
 }
 

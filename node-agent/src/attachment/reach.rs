@@ -21,7 +21,31 @@ const LIST_WITHIN: Duration = Duration::from_secs(5);
 /// How long a pass waits for a connect or disconnect; it goes on without being waited for.
 const ACT_WITHIN: Duration = Duration::from_secs(20);
 
+/// Says which pods have the disk of an NQN published; `None` when that cannot be told.
+#[derive(Clone)]
+pub struct Users(pub Arc<AskUsers>);
+
+/// From an NQN to UIDs of pods.
+pub type AskUsers = dyn Fn(&str) -> Option<Vec<String>> + Send + Sync;
+
+impl std::fmt::Debug for Users {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Users")
+    }
+}
+
 impl Agent {
+    /// From now on `users` says which pods use a disk. Until then that is not known.
+    pub fn ask_for_users(&self, users: Users) {
+        self.users.set(users).ok();
+    }
+
+    /// The pods that have the disk of that NQN published.
+    pub(super) async fn users(&self, nqn: Option<String>) -> Option<Vec<String>> {
+        let (users, nqn) = (self.users.get()?.clone(), nqn?);
+        blocking(LIST_WITHIN, move || (users.0)(&nqn)).await.ok().flatten()
+    }
+
     /// The sessions of the volume and their use, and what use of the granted NQN is left without a session.
     pub(super) async fn look(&self, bases: &BTreeSet<String>, granted: Option<String>) -> (Sessions, Use) {
         let (fabrics, bases) = (self.fabrics.clone(), bases.clone());

@@ -53,6 +53,7 @@ fn admitted() -> Seen {
         }),
         sessions: Sessions::Known(vec![]),
         leftover: Use::Unused,
+        users: None,
         in_flight: InFlight::None,
         failure: None,
         may_retry: true,
@@ -241,6 +242,13 @@ fn i4_what_is_in_use_or_may_be_stays_and_is_reported() {
             Some((false, Reason::InUse))
         );
         assert_eq!(said.used_by, None, "by whom is not known");
+        let pods = Some(vec!["pod-1".to_owned()]);
+        for (users, want) in [(None, None), (Some(vec![]), None), (pods.clone(), pods)] {
+            let mut seen = seen.clone();
+            seen.users = users;
+            seen.attachment.said.report = Report::default();
+            assert_eq!(report(&seen).used_by, want);
+        }
         seen.attachment.said.report = said;
         assert_eq!(decide(&seen), Step::Rest(Wait::Use));
     }

@@ -95,6 +95,8 @@ pub enum Verdict {
     Repaired,
     /// It was not checked, and why.
     Skipped(String),
+    /// It has a journal to replay, which a reader must not do.
+    Dirty,
     /// It must not be mounted, and why.
     Damaged(String),
 }
@@ -119,6 +121,18 @@ pub struct MountAs {
     pub options: Vec<String>,
     /// Without any write, that of a journal included.
     pub read_only: bool,
+}
+
+impl MountAs {
+    /// Whether the mount shows as read-only: for the device's sake, or as the options ask.
+    #[must_use]
+    pub fn shows_read_only(&self) -> bool {
+        self.read_only
+            || self
+                .options
+                .iter()
+                .any(|o| o.split(',').any(|word| word.trim() == "ro"))
+    }
 }
 
 /// Why something on the host failed.
@@ -198,6 +212,12 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the check itself cannot run.
     fn check(&self, disk: &Disk, fs: &str) -> Result<Verdict>;
+
+    /// Looks, without a write, whether a reader may mount it: its journal has to be empty.
+    ///
+    /// # Errors
+    /// When that cannot be looked at.
+    fn check_reader(&self, disk: &Disk, fs: &str) -> Result<Verdict>;
 
     /// Why these options are refused, if they are.
     ///

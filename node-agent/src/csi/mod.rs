@@ -10,6 +10,7 @@ mod gate;
 mod grow;
 pub mod host;
 mod identity;
+pub mod kernel;
 mod metrics;
 mod node;
 pub mod plan;

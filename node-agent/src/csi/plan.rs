@@ -202,13 +202,18 @@ fn foreign(seen: &Seen<'_>, found: &Found) -> Step {
     }
 }
 
-/// Once found, an existing filesystem is checked; a reader never writes, so it cannot repair either (I9).
+/// Once found, an existing filesystem is checked; a reader only looks whether there is a journal to replay (I9).
 fn checked(seen: &Seen<'_>) -> Step {
-    if seen.made || seen.read_only {
+    if seen.made {
         return Step::Mount;
     }
     match seen.checked {
         None => Step::Check,
+        Some(Verdict::Dirty) => Step::Refuse(Failure::NotNow(format!(
+            "the filesystem of volume {} was not unmounted cleanly, and a reader cannot replay its journal: mount it once read-write, \
+             then read-only",
+            seen.volume
+        ))),
         Some(Verdict::Good | Verdict::Repaired | Verdict::Skipped(_)) => Step::Mount,
         Some(Verdict::Damaged(why)) => Step::Refuse(Failure::Damaged(format!(
             "the filesystem of volume {} is damaged and is not mounted: {why}. Repair it from a node with the volume attached, or \

@@ -204,7 +204,7 @@ fn d6_no_mount_unless_the_ledger_says_formatted_or_foreign() {
                         assert!(!matches!(found, None | Some(Found::Foreign(_))), "{case:?}");
                     }
                     if case.read_only {
-                        assert!(!matches!(step, Step::Ask | Step::Format | Step::Check), "{case:?}");
+                        assert!(!matches!(step, Step::Ask | Step::Format), "{case:?}");
                     }
                 }
             }
@@ -227,11 +227,21 @@ fn i9_what_a_check_says() {
         };
         assert_eq!(word(&next(&case)), want);
     }
-    let reader = Seen {
+    let (clean, dirty) = (Verdict::Good, Verdict::Dirty);
+    let reader = |checked| Seen {
         read_only: true,
+        checked,
         ..seen(Some(&formatted), Some(&ours))
     };
-    assert_eq!(next(&reader), Step::Mount, "a reader cannot repair");
+    assert_eq!(next(&reader(None)), Step::Check);
+    assert_eq!(next(&reader(Some(&clean))), Step::Mount);
+    let Step::Refuse(failure) = next(&reader(Some(&dirty))) else {
+        panic!("a reader would see an old state");
+    };
+    assert!(
+        !failure.counts() && failure.to_string().contains("once read-write"),
+        "{failure}"
+    );
 }
 
 #[test]

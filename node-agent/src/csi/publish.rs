@@ -50,6 +50,7 @@ impl Node {
         let (Some(staged), Some(disk)) = (staged, disk) else {
             return Err(not_staged(call, request));
         };
+        let read_only = read_only || staged.read_only;
         if staged.device != disk.device {
             return Err(Failure::NotNow(format!(
                 "what is mounted at {} is device {}, and volume {} is {} now: the connection was lost and made anew. Delete the pods \
@@ -59,15 +60,6 @@ impl Node {
                 call.volume(),
                 disk.device
             )));
-        }
-        match self.kind(call, &request.target).await? {
-            Kind::Missing | Kind::Folder => {}
-            Kind::File(_) | Kind::Block(_) | Kind::Other => {
-                return Err(Failure::Invalid(format!(
-                    "target_path {} is no folder: a filesystem is not mounted over it (R47). Remove it",
-                    shown_path(&request.target)
-                )));
-            }
         }
         if let Some(top) = self.top(call, &request.target).await? {
             if top.device == disk.device && top.read_only == read_only {
@@ -80,6 +72,15 @@ impl Node {
                 if top.read_only { "read-only" } else { "read-write" },
                 call.volume()
             )));
+        }
+        match self.kind(call, &request.target).await? {
+            Kind::Missing | Kind::Folder => {}
+            Kind::File(_) | Kind::Block(_) | Kind::Other => {
+                return Err(Failure::Invalid(format!(
+                    "target_path {} is no folder: a filesystem is not mounted over it (R47). Remove it",
+                    shown_path(&request.target)
+                )));
+            }
         }
         self.may_begin(call, attached, &disk, &request.target).await?;
         let (host, from, to, device) = (

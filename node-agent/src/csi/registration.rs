@@ -76,7 +76,7 @@ impl Registration for Plugin {
 pub async fn run(plugin: Plugin, folder: PathBuf, stop: CancellationToken) -> anyhow::Result<()> {
     let path = plugin.socket(&folder);
     while !stop.is_cancelled() {
-        let listener = socket::bind(&path)?;
+        let listener = socket::bind_anew(&path)?;
         let ours = inode(&path);
         let gone = stop.child_token();
         let watch = async {

@@ -9,6 +9,18 @@ use tokio::net::UnixListener;
 /// Only root: kubelet is.
 const MODE: u32 = 0o600;
 
+/// Binds the socket, and makes its folder if that is not there.
+///
+/// # Errors
+/// See [`bind`].
+pub fn bind_anew(path: &Path) -> Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|e| Error::new(e.kind(), format!("cannot make {}: {e}", folder.display())))?;
+    }
+    bind(path)
+}
+
 /// Binds the socket. It is made in a private directory, given its mode, and moved into place, so that no moment exists in
 /// which others could connect; the move also replaces the socket of a dead predecessor.
 pub fn bind(path: &Path) -> Result<UnixListener> {

@@ -43,16 +43,16 @@ impl Node {
                 let mut options = attached.volume.spec.mount_options.clone();
                 options.extend(flags.iter().cloned());
                 self.host.judge_options(&wanted, &options).map_err(Failure::Invalid)?;
-                if let Some(mount) = self.standing(call, &request).await? {
-                    return self.already(call, &attached, &request, &mount, &wanted).await;
-                }
-                gate::fence(&attached.volume, &[], None)?;
-                gate::breaker(&attached.volume, &attached.object, Timestamp::now())?;
                 let how = MountAs {
                     fs: wanted,
                     options,
                     read_only,
                 };
+                if let Some(mount) = self.standing(call, &request).await? {
+                    return self.already(call, &attached, &request, &mount, &how).await;
+                }
+                gate::fence(&attached.volume, &[], None)?;
+                gate::breaker(&attached.volume, &attached.object, Timestamp::now())?;
                 let name = attached.name();
                 let uid = attached.uid().to_owned();
                 let done = self.mount_volume(call, attached, &request, how).await;
@@ -63,17 +63,10 @@ impl Node {
 
     /// The mount on the staging path, if it is alive; one whose device is gone is cleared first.
     async fn standing(&self, call: &Call, request: &Stage) -> Result<Option<Mount>, Failure> {
-        match self.kind(call, &request.staging).await? {
-            Kind::Missing | Kind::Folder => {}
-            Kind::File(_) | Kind::Block(_) | Kind::Other => {
-                return Err(Failure::Invalid(format!(
-                    "staging_target_path {} is no folder: nothing is mounted over it. Look what it is and remove it",
-                    shown_path(&request.staging)
-                )));
-            }
-        }
         for _ in 0..8 {
+            // The table comes before any look at the path: on a dead mount that look fails.
             let Some(top) = self.top(call, &request.staging).await? else {
+                self.a_folder(call, request).await?;
                 return Ok(None);
             };
             let (host, device) = (self.host.clone(), top.device);
@@ -99,6 +92,16 @@ impl Node {
         )))
     }
 
+    async fn a_folder(&self, call: &Call, request: &Stage) -> Result<(), Failure> {
+        match self.kind(call, &request.staging).await? {
+            Kind::Missing | Kind::Folder => Ok(()),
+            Kind::File(_) | Kind::Block(_) | Kind::Other => Err(Failure::Invalid(format!(
+                "staging_target_path {} is no folder: nothing is mounted over it. Look what it is and remove it",
+                shown_path(&request.staging)
+            ))),
+        }
+    }
+
     /// Something is mounted there already: this very volume in this very way, or an error.
     async fn already(
         &self,
@@ -106,7 +109,7 @@ impl Node {
         attached: &Attached,
         request: &Stage,
         mount: &Mount,
-        wanted: &str,
+        how: &MountAs,
     ) -> Result<(), Failure> {
         let disk = self.disk_of(call, attached).await?;
         let at = shown_path(&request.staging);
@@ -118,14 +121,15 @@ impl Node {
                 call.volume()
             )));
         };
-        if mount.fs != wanted {
+        if mount.fs != how.fs {
             return Err(Failure::Conflict(format!(
-                "volume {} is staged at {at} with {}, and {wanted} is asked for: unstage it first",
+                "volume {} is staged at {at} with {}, and {} is asked for: unstage it first",
                 call.volume(),
-                mount.fs
+                mount.fs,
+                how.fs
             )));
         }
-        if mount.read_only != attached.read_only() {
+        if mount.read_only != how.shows_read_only() {
             let (is, asked) = if mount.read_only {
                 ("read-only", "read-write")
             } else {
@@ -204,7 +208,7 @@ impl Node {
                 plan::Step::AwaitFormatted => {
                     attached = self.again(call, &mut wait, "that it is formatted").await?;
                 }
-                plan::Step::Check => pass.checked = Some(self.check(call, &disk, &how.fs).await?),
+                plan::Step::Check => pass.checked = Some(self.check(call, &disk, &how).await?),
                 plan::Step::Mount => return self.mount_at(call, &attached, &disk, request, &how, &pass).await,
                 plan::Step::Refuse(failure) => return Err(failure),
             }
@@ -249,7 +253,7 @@ impl Node {
                 let top = host.mounts()?.into_iter().rfind(|m| m.point == at);
                 if top
                     .as_ref()
-                    .is_none_or(|m| m.device != disk_.device || m.read_only != as_.read_only)
+                    .is_none_or(|m| m.device != disk_.device || m.read_only != as_.shows_read_only())
                 {
                     host.unmount(&at, disk_.device, Flush::Yes)?;
                     return Err(Failure::Volume(format!(
@@ -264,7 +268,9 @@ impl Node {
         let said = pass.checked.as_ref().map(|verdict| match verdict {
             Verdict::Skipped(why) => (Reason::CheckSkipped, why.clone()),
             Verdict::Repaired => (Reason::Checked, "the check repaired small things".to_owned()),
-            Verdict::Good | Verdict::Damaged(_) => (Reason::Checked, "the filesystem is in order".to_owned()),
+            Verdict::Good | Verdict::Dirty | Verdict::Damaged(_) => {
+                (Reason::Checked, "the filesystem is in order".to_owned())
+            }
         });
         info!(volume = call.volume(), at = %request.staging.display(), fs = how.fs, "staged");
         self.say_staged(attached, disk, Reason::Mounted, said).await
@@ -299,11 +305,13 @@ impl Node {
         call.run("reading the disk", move || Ok(host.probe(&disk, &uid)?)).await
     }
 
-    async fn check(&self, call: &Call, disk: &Disk, fs: &str) -> Result<Verdict, Failure> {
-        let (host, disk, fs) = (self.host.clone(), disk.clone(), fs.to_owned());
-        let verdict = call
-            .run("the check of the filesystem", move || Ok(host.check(&disk, &fs)?))
-            .await?;
+    async fn check(&self, call: &Call, disk: &Disk, how: &MountAs) -> Result<Verdict, Failure> {
+        let (host, disk, fs, read_only) = (self.host.clone(), disk.clone(), how.fs.clone(), how.read_only);
+        let check = move || match read_only {
+            true => Ok(host.check_reader(&disk, &fs)?),
+            false => Ok(host.check(&disk, &fs)?),
+        };
+        let verdict = call.run("the check of the filesystem", check).await?;
         crash::after("stage-check");
         Ok(verdict)
     }

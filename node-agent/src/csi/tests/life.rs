@@ -139,8 +139,14 @@ async fn i3_a_reader_writes_nothing() {
     lab.api
         .change(|s| s.attachment.as_mut().unwrap()["spec"]["readOnly"] = json!(true));
     let reader = mounted(Mode::MultiNodeReaderOnly);
+    lab.host.world().check = Verdict::Dirty;
+    let refused = lab.stage(stage(reader.clone())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("once read-write"), "{refused}");
+    assert_eq!(lab.host.log(), ["read-only", "probe", "look"]);
+    lab.host.world().check = Verdict::Good;
     lab.stage(stage(reader.clone())).await.unwrap();
-    assert_eq!(lab.host.log(), ["read-only", "probe", "mount-ro ext4"]);
+    assert_eq!(lab.host.log(), ["probe", "look", "mount-ro ext4"]);
     lab.publish(publish(reader, TARGET)).await.unwrap();
     assert_eq!(lab.host.log(), ["bind-ro"]);
 }
