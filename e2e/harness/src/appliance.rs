@@ -19,7 +19,8 @@ use crate::{Lab, wait_until};
 /// Where the images are, as in the Go driver's documentation.
 pub const BASE_PATH: &str = "/storage-pool/metal-csi";
 
-const USER: &str = "metal-csi";
+/// The operator's user.
+pub(crate) const USER: &str = "metal-csi";
 
 /// An appliance in this process, and how to look into it from outside, not over SSH.
 pub struct Appliance {

@@ -26,6 +26,9 @@ omitStages: [RequestReceived]
 rules: [{level: Metadata, verbs: [create, update, patch, delete]}, {level: None}]
 ";
 
+/// Nodes in virtual machines, whose kubelets the API server knows.
+pub const WORKERS: [&str; 3] = ["worker-1", "worker-2", "worker-3"];
+
 const READY: Duration = Duration::from_secs(60);
 
 /// A running control plane. It ends when this is dropped or the process is gone.
@@ -82,8 +85,12 @@ impl Cluster {
         signing_key(&key).await?;
         let admin_token = uuid::Uuid::new_v4().to_string();
         let kcm_token = uuid::Uuid::new_v4().to_string();
-        let users =
+        let mut users =
             format!("{admin_token},admin,admin,\"system:masters\"\n{kcm_token},system:kube-controller-manager,kcm\n");
+        for node in WORKERS {
+            let token = uuid::Uuid::new_v4();
+            users += &format!("{token},system:node:{node},{node},\"system:nodes\"\n");
+        }
         std::fs::write(dir.join("tokens.csv"), users)?;
 
         let certs = dir.join("certs");

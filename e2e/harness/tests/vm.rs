@@ -12,9 +12,13 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 async fn boot(name: &str, release: Release) -> Result<()> {
     let alone = std::env::var("VM_SCENARIO").unwrap_or_default();
+    run(name, release, &format!("exec {PROGRAMS}/guest scenarios {alone}")).await
+}
+
+async fn run(name: &str, release: Release, script: &str) -> Result<()> {
     let machine = Machine {
         release,
-        ..Machine::new(name, &format!("exec {PROGRAMS}/guest scenarios {alone}"))
+        ..Machine::new(name, script)
     };
     let vm = Vm::start(&machine).await?;
     println!("kernel {} with {}", vm.kernel, vm.accelerator);
@@ -60,4 +64,12 @@ async fn boot(name: &str, release: Release) -> Result<()> {
 #[test]
 fn stable() -> Result<()> {
     e2e::run(boot("stable", Release::Stable))
+}
+
+/// Without native multipath a disk is a child of its controller.
+#[test]
+fn single_path() -> Result<()> {
+    let alone = std::env::var("VM_SCENARIO").unwrap_or_else(|_| "nvme_".to_owned());
+    let script = format!("modprobe nvme_core multipath=N && exec {PROGRAMS}/guest scenarios {alone}");
+    e2e::run(run("single_path", Release::Stable, &script))
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use rds_crds::attachment::AgentStatus;
+use rds_crds::attachment::{AgentStatus, OldName};
 use rds_crds::names::{API_VERSION, DOMAIN, manager};
 use rds_crds::{RdsAttachment, RdsVolume};
 use serde_json::json;
@@ -30,6 +30,8 @@ use crate::fabrics::{Fabrics, Options, Session};
 const RESYNC: Duration = Duration::from_secs(300);
 /// How often a use that is waited for is looked at.
 const POLL_USE: Duration = Duration::from_secs(1);
+/// The session of a canary that was cut is watched for this long: the kernel notices a silent target within 8 s.
+const WATCH_CANARY: Duration = Duration::from_secs(10);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// When to look again.
@@ -59,6 +61,9 @@ pub(super) struct Memory {
     pub(super) failures: u32,
     pub(super) retry_at: Option<Instant>,
     waits: u32,
+    /// Since when a canary is known to be cut, and what was answered to its old name.
+    cut_seen: Option<Instant>,
+    pub(super) asked: Option<OldName>,
     pub(super) bases: BTreeSet<String>,
     pub(super) granted: Option<String>,
     pub(super) sessions: Vec<Session>,
@@ -174,6 +179,13 @@ impl Agent {
         let memory = all.entry(name).or_default();
         memory.bases = bases;
         memory.granted = granted;
+        // What is remembered is about one canary, not about the next of its name.
+        if !matches!(&fact, Fact::Present(v) if v.canary.is_some() && v.generation > 1) {
+            (memory.cut_seen, memory.asked) = (None, None);
+        } else if matches!(&fact, Fact::Present(v) if v.fenced) {
+            memory.cut_seen.get_or_insert_with(Instant::now);
+        }
+        let watched = memory.cut_seen;
         if let Sessions::Known(list) = &sessions {
             memory.sessions = plain(list);
         }
@@ -188,6 +200,8 @@ impl Agent {
             in_flight: if connecting { InFlight::Running } else { InFlight::None },
             failure: memory.failure.clone(),
             may_retry: memory.retry_at.is_none_or(|at| at <= Instant::now()),
+            watched: watched.is_some_and(|since| since.elapsed() >= WATCH_CANARY),
+            asked: memory.asked,
         })
     }
 
@@ -228,6 +242,10 @@ impl Agent {
                     Fact::Absent | Fact::Unknown(_) => Options::default(),
                 };
                 self.connect(&name, &object.spec.volume, grant, options).await;
+                Ok(Again::Now)
+            }
+            Step::Ask(old) => {
+                self.ask(&name, &object.spec.volume, old).await;
                 Ok(Again::Now)
             }
             Step::Disconnect(nqn, key) => {

@@ -7,6 +7,7 @@
 
 use rds_crds::attachment::Intent;
 
+use super::canary::{self, Next};
 use super::model::{
     Admission, Fact, Grant, InFlight, Reason, Report, Seen, SessionSeen, Sessions, Use, VolumeSeen, Word,
 };
@@ -18,6 +19,8 @@ pub enum Step {
     RecordIntent(Intent),
     /// Connect there, now.
     Connect(Grant),
+    /// See whether the target still answers to that name; a session that comes of it ends at once.
+    Ask(Grant),
     /// Say this.
     Report(Report),
     /// End the session, for this reason and no other.
@@ -90,6 +93,9 @@ pub fn decide(seen: &Seen) -> Step {
         Fact::Unknown(why) => return Step::Rest(Wait::Answer(why.clone())),
     };
     let look = Look { seen, sessions, volume };
+    if let Some(step) = look.canary() {
+        return step;
+    }
     if let Some(step) = look.fenced() {
         return step;
     }
@@ -139,6 +145,24 @@ struct Look<'a> {
 impl Look<'_> {
     fn managed(&self, nqn: &str) -> bool {
         nqn.starts_with(&self.seen.prefix)
+    }
+
+    /// What the self-test wants to know of a canary that was cut, before anything of it is torn down.
+    fn canary(&self) -> Option<Step> {
+        Some(match canary::next(self.seen, self.sessions, self.volume?)? {
+            Next::Watch => Step::Rest(Wait::Use),
+            Next::Say(evidence) => {
+                let mut report = self.report(None);
+                report.evidence = Some(evidence);
+                Step::Report(report)
+            }
+            Next::End(nqn) => {
+                let session = self.sessions.iter().find(|s| s.nqn == nqn)?;
+                self.disconnect(session, Key::Fenced)
+            }
+            Next::Ask(_) if self.seen.failure.is_some() && !self.seen.may_retry => Step::Rest(Wait::Backoff),
+            Next::Ask(old) => Step::Ask(old),
+        })
     }
 
     /// A session that the target has cut: the loss is said first, for a crash would forget it; then the controller goes,
@@ -356,6 +380,7 @@ impl Look<'_> {
             Step::Rest(_) => Step::Rest(Wait::Use),
             step @ (Step::RecordIntent(_)
             | Step::Connect(_)
+            | Step::Ask(_)
             | Step::Report(_)
             | Step::Disconnect(..)
             | Step::DeclareDisconnected(..)) => step,
@@ -381,6 +406,7 @@ impl Look<'_> {
             // What the data path has said of it stands; and nobody can take a loss back.
             healthy: said.report.healthy.clone(),
             cleared: self.volume.is_some_and(|v| v.fenced) && !self.sessions.iter().any(older),
+            evidence: said.report.evidence.clone(),
             controller_state: session.map(|s| s.state.clone()),
             // What is in use by no pod that is known may be one that is not: that is not the same as nobody.
             used_by: match (touched, unused) {

@@ -156,6 +156,7 @@ impl World {
                 nqn: Some(name(self.generation)),
                 holds: self.holder == Some(self.uid),
                 fenced: self.fenced,
+                canary: None,
             }),
             sessions: Sessions::Known(sessions),
             leftover,
@@ -166,6 +167,8 @@ impl World {
             },
             failure: self.failure.clone(),
             may_retry: true,
+            watched: false,
+            asked: None,
         }
     }
 
@@ -193,6 +196,7 @@ impl World {
         };
         let mut said = seen.attachment.said.clone();
         match decide(&seen) {
+            Step::Ask(_) => unreachable!("no canary here"),
             Step::RecordIntent(intent) => {
                 said.report.cleared = false;
                 said.intent = Some(intent);

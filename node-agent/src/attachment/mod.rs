@@ -4,6 +4,7 @@
 //! sessions of which no attachment speaks.
 
 pub mod act;
+mod canary;
 pub mod decide;
 #[cfg(test)]
 mod explore;

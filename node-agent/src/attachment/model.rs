@@ -1,6 +1,6 @@
 //! What the agent's decisions look at: plain data, made by `observe`.
 
-use rds_crds::attachment::Intent;
+use rds_crds::attachment::{FenceEvidence, Intent, OldName};
 
 /// What a live read said.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +36,10 @@ pub struct Seen {
     pub failure: Option<Failure>,
     /// The wait after that failure is over.
     pub may_retry: bool,
+    /// On a canary that was cut: its session was looked at for long enough.
+    pub watched: bool,
+    /// On a canary that was cut: what the target answered to the old name.
+    pub asked: Option<OldName>,
 }
 
 /// This machine, and this run of it.
@@ -139,6 +143,8 @@ pub struct VolumeSeen {
     pub holds: bool,
     /// This node was cut and has not acknowledged it.
     pub fenced: bool,
+    /// It is the canary of the self-test: where its first generation was.
+    pub canary: Option<Grant>,
 }
 
 /// The host's sessions.
@@ -205,6 +211,8 @@ pub struct Report {
     pub healthy: Option<Word>,
     /// Condition Cleared: the fence is acknowledged, nothing of an older generation is left.
     pub cleared: bool,
+    /// What was seen of a fence on the canary of the self-test.
+    pub evidence: Option<FenceEvidence>,
     /// State of the controller.
     pub controller_state: Option<String>,
     /// Pods that have the volume published; `None` while nobody can say.

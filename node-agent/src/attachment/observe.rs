@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rds_crds::attachment::{AgentStatus, Intent, kind};
 use rds_crds::condition::{Saying, clear_condition, find_condition, is_true, set_condition};
-use rds_crds::identity::base_nqn;
+use rds_crds::identity::{base_nqn, is_canary};
 use rds_crds::{RdsAttachment, RdsVolume};
 
 use super::decide::Last;
@@ -70,6 +70,7 @@ fn said(agent: &AgentStatus) -> Said {
             waiting: word(kind::DISCONNECTED).filter(|w| !w.status),
             healthy: word(kind::HEALTHY),
             cleared: is_true(&agent.conditions, kind::CLEARED),
+            evidence: agent.fence_test.clone(),
             controller_state: agent.controller_state.clone(),
             used_by: agent.used_by.clone(),
         },
@@ -86,7 +87,19 @@ pub fn volume(object: &RdsVolume, attachment: &str, node: &str) -> VolumeSeen {
         nqn: status.and_then(|s| s.nqn.clone()),
         holds: holders.iter().any(|h| h.node == node && h.attachment_uid == attachment),
         fenced: status.is_some_and(|s| s.fenced.iter().any(|f| f.node == node)),
+        canary: canary(object),
     }
+}
+
+/// Where the first generation of a canary was: that of its base NQN.
+fn canary(object: &RdsVolume) -> Option<Grant> {
+    let status = object.status.as_ref().filter(|_| is_canary(object))?;
+    Some(Grant {
+        nqn: nqn::base(status.nqn.as_deref()?).to_owned(),
+        address: status.address.clone()?,
+        port: status.port?,
+        generation: 1,
+    })
 }
 
 /// Every base NQN that sessions of the volume may have. More than one only when records differ; a session under any of them
@@ -118,6 +131,7 @@ pub fn base_of(volume: &RdsVolume, prefix: &str) -> String {
 #[must_use]
 pub fn with_intent(mut agent: AgentStatus, intent: Intent) -> AgentStatus {
     agent.intent = Some(intent);
+    agent.fence_test = None;
     clear_condition(&mut agent.conditions, kind::CLEARED);
     clear_condition(&mut agent.conditions, kind::STAGED);
     agent
@@ -140,6 +154,7 @@ pub fn with_report(mut agent: AgentStatus, report: &Report, now: Timestamp) -> A
     say(&mut agent, kind::CLEARED, cleared.as_ref(), now);
     agent.controller_state.clone_from(&report.controller_state);
     agent.used_by.clone_from(&report.used_by);
+    agent.fence_test.clone_from(&report.evidence);
     let failed = report.connected.as_ref().filter(|w| failed(w.reason));
     if let Some(word) = failed {
         agent.last_error = Some(word.message.clone());

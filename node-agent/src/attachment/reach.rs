@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rds_crds::RdsVolume;
+use rds_crds::attachment::OldName;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::act::{Agent, LONGEST_WAIT, Memory, lock};
 use super::decide::Key;
 use super::model::{Failure, Grant, Reason, SessionSeen, Sessions, Use};
-use crate::fabrics::{Link, Options, Session, Target};
+use crate::fabrics::{ConnectError, Link, Options, Session, Target};
 use crate::{crash, nqn};
 
 /// How long the host may take to list its sessions and their use.
@@ -114,6 +115,53 @@ impl Agent {
                 self.went(name, Some(Failure { reason, message }));
             }
         }
+    }
+
+    /// Asks the target for a name that was cut. Only an answer counts; anything else is tried again.
+    pub(super) async fn ask(&self, name: &str, volume: &str, old: Grant) {
+        let running = Running::of(&self.connecting, volume);
+        let (fabrics, nqn) = (self.fabrics.clone(), old.nqn.clone());
+        let target = Target {
+            nqn: old.nqn,
+            address: old.address,
+            port: old.port,
+            options: Options {
+                ctrl_loss_tmo: 1,
+                reconnect_delay: 1,
+                ..Options::default()
+            },
+        };
+        let done = blocking(ACT_WITHIN, move || {
+            let _running = running;
+            let answer = fabrics.connect(&target);
+            if answer.is_ok() {
+                fabrics.disconnect(&target.nqn, Key::Fenced).ok();
+            }
+            answer.map(drop)
+        });
+        let failure = match done.await {
+            Ok(answer @ (Ok(()) | Err(ConnectError::Refused(_)))) => {
+                let answer = if answer.is_ok() {
+                    OldName::Accepted
+                } else {
+                    OldName::Refused
+                };
+                info!(
+                    attachment = name,
+                    nqn,
+                    ?answer,
+                    "asked for the name of the canary that was cut"
+                );
+                lock(&self.memory).entry(name.to_owned()).or_default().asked = Some(answer);
+                None
+            }
+            Ok(Err(e)) => Some(e.failure()),
+            Err(message) => Some(Failure {
+                reason: Reason::Unreachable,
+                message,
+            }),
+        };
+        self.went(name, failure);
     }
 
     pub(super) async fn disconnect(&self, name: &str, nqn: String, key: Key) {

@@ -50,6 +50,7 @@ fn admitted() -> Seen {
             nqn: Some(BASE.into()),
             holds: true,
             fenced: false,
+            canary: None,
         }),
         sessions: Sessions::Known(vec![]),
         leftover: Use::Unused,
@@ -57,6 +58,8 @@ fn admitted() -> Seen {
         in_flight: InFlight::None,
         failure: None,
         may_retry: true,
+        watched: false,
+        asked: None,
     }
 }
 
@@ -320,6 +323,7 @@ fn key_3_needs_a_generation_that_is_known_to_be_lower() {
                 nqn: Some(G2.into()),
                 holds: true,
                 fenced: false,
+                canary: None,
             }),
             Fact::Absent => Fact::Absent,
             Fact::Unknown(why) => Fact::Unknown(why),

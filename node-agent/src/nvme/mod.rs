@@ -69,7 +69,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Has live controllers of that NQN take over these times; what it changed. The keep-alive cannot be changed while
+    /// Has the controllers of that NQN take over these times; says what it changed. The keep-alive cannot be changed while
     /// connected.
     ///
     /// # Errors
@@ -78,14 +78,19 @@ impl Kernel {
         self.managed(nqn)?;
         let mut changed = Vec::new();
         for (name, controller) in sysfs::held(&self.root, nqn).map_err(failed)? {
+            // The kernel keeps a number of attempts, so that the delay has to be right before the time is.
             for (attribute, wanted) in [
-                ("ctrl_loss_tmo", options.ctrl_loss_tmo),
                 ("reconnect_delay", options.reconnect_delay),
+                ("ctrl_loss_tmo", options.ctrl_loss_tmo),
             ] {
                 let Some(now) = controller.read(attribute).map_err(failed)? else {
                     continue;
                 };
-                if seconds(&now) == Some(wanted) {
+                let reads = match attribute {
+                    "ctrl_loss_tmo" => attempts(wanted, options.reconnect_delay),
+                    _ => wanted,
+                };
+                if seconds(&now) == Some(reads) {
                     continue;
                 }
                 controller.write(attribute, &wanted.to_string()).map_err(failed)?;
@@ -94,6 +99,15 @@ impl Kernel {
         }
         Ok(changed)
     }
+}
+
+/// How a time reads back: as whole attempts, rounded up.
+fn attempts(seconds: i32, delay: i32) -> i32 {
+    if seconds <= 0 || delay <= 0 {
+        return seconds;
+    }
+    let whole = seconds.saturating_add(delay - 1) / delay;
+    whole.saturating_mul(delay)
 }
 
 /// -1 reads back as `off`.

@@ -92,7 +92,7 @@ fn times_are_changed_where_they_differ() {
     let changed = kernel.set_timeouts(NQN, &wanted).unwrap();
     assert_eq!(
         changed,
-        ["nvme0: ctrl_loss_tmo 600 -> -1", "nvme0: reconnect_delay 10 -> 5"]
+        ["nvme0: reconnect_delay 10 -> 5", "nvme0: ctrl_loss_tmo 600 -> -1"]
     );
     tree.put(&format!("{CONTROLLER}/ctrl_loss_tmo"), "off\n");
     tree.put(&format!("{CONTROLLER}/reconnect_delay"), "5\n");
@@ -146,4 +146,18 @@ fn i6_without_a_proof_nothing_is_deleted() {
         assert!(said.contains("it is not proven that nothing uses it"), "{said}");
     }
     assert_eq!(tree.get(&format!("{CONTROLLER}/delete_controller")), "\n");
+}
+
+#[test]
+fn times_read_back_as_whole_attempts() {
+    for (seconds, delay, reads) in [
+        (-1, 5, -1),
+        (0, 5, 0),
+        (600, 7, 602),
+        (700, 7, 700),
+        (3, 5, 5),
+        (i32::MAX, 2, i32::MAX),
+    ] {
+        assert_eq!(attempts(seconds, delay), reads, "{seconds} by {delay}");
+    }
 }

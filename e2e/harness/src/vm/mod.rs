@@ -4,8 +4,15 @@
 //! of the host, read-only, with a tmpfs over it, so that our programs run there as they were built and nothing is an image. A
 //! guest ends with the process that started it.
 
+pub mod demo;
+pub mod http;
 mod kernel;
+pub mod node;
+pub mod pair;
+pub mod pods;
 pub mod report;
+pub mod target;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -105,6 +112,11 @@ pub fn possible() -> Result<()> {
 impl Vm {
     /// Boots it. Its folder is emptied first and kept afterwards.
     pub async fn start(machine: &Machine) -> Result<Self> {
+        Self::start_with(machine, &[], None).await
+    }
+
+    /// The same with files in the shared folder: their names and texts, and an archive of images for its pods.
+    pub async fn start_with(machine: &Machine, files: &[(String, String)], images: Option<&Path>) -> Result<Self> {
         possible()?;
         let kernel = Kernel::ensure(machine.release)?;
         let accelerator = kernel::accelerator(&kernel).await?;
@@ -115,6 +127,12 @@ impl Vm {
         let share = folder.join("share");
         std::fs::create_dir_all(&share)?;
         std::fs::write(share.join("run"), format!("{}\n", machine.run))?;
+        for (name, text) in files {
+            std::fs::write(share.join(name), text)?;
+        }
+        if let Some(images) = images {
+            std::fs::copy(images, share.join("images.tar"))?;
+        }
         Self::boot(machine, &kernel, &accelerator, folder)
     }
 
@@ -133,6 +151,8 @@ impl Vm {
         let mut qemu = qemu(kernel, accelerator, machine.memory, machine.cpus, &console);
         // Messages of the kernel would cut into ours from level 4 up; all of them are in kernel.log.
         qemu.args(["-append", "console=ttyS0 panic=-1 loglevel=1"]);
+        // By it a machine is told from another one of the same name.
+        qemu.args(["-uuid", &uuid::Uuid::new_v4().to_string()]);
         let mut net = "user,id=net".to_owned();
         for (host, guest) in &machine.forwards {
             net += &format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}");
@@ -144,7 +164,11 @@ impl Vm {
             ("root", Path::new("/"), false),
             ("modules", &kernel.folder.join("lib/modules"), false),
             ("programs", programs, false),
-            ("tools", tools::ensure()?.folder(), false),
+            (
+                "tools",
+                tools::ensure()?.folder().parent().context("a folder of tools")?,
+                false,
+            ),
             ("share", &folder.join("share"), true),
         ] {
             let read_only = if writable { "" } else { ",readonly=on" };

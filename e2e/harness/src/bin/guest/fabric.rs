@@ -68,6 +68,13 @@ pub(crate) fn sessions() -> Result<Vec<String>> {
     Ok(all.map(|controller| attribute(&controller.join("subsysnqn"))).collect())
 }
 
+/// States of the controllers of a subsystem, as the kernel spells them.
+pub(crate) fn states(nqn: &str) -> Result<Vec<String>> {
+    let ours = list("/sys/class/nvme")?.into_iter();
+    let ours = ours.filter(|controller| attribute(&controller.join("subsysnqn")) == nqn);
+    Ok(ours.map(|controller| attribute(&controller.join("state"))).collect())
+}
+
 /// Deletes all controllers of a subsystem.
 pub(crate) fn disconnect(nqn: &str) -> Result<()> {
     for controller in list("/sys/class/nvme")? {

@@ -2,9 +2,13 @@
 //!
 //! It changes mounts, networks and NVMe sessions of whatever it runs on, so it refuses to run outside of such a machine.
 
+mod control;
 mod fabric;
+mod node;
+mod plane;
 mod rig;
 mod scenarios;
+mod target;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,6 +17,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use e2e::vm::{SHARE, report};
+
+use crate::rig::Rig;
 
 #[derive(Parser)]
 struct Options {
@@ -27,19 +33,54 @@ enum Role {
         /// Only those whose names begin so; all if none is given.
         names: Vec<String>,
     },
+    /// Runs those that need an agent and the control plane of the host.
+    AgentScenarios {
+        /// Port of the host's loopback that leads to SSH of the appliance.
+        #[arg(long)]
+        ssh_port: u16,
+        /// Name of the Node that the agent is on.
+        #[arg(long)]
+        node: String,
+        /// Only those whose names begin so; all if none is given.
+        names: Vec<String>,
+    },
     /// Lists the scenarios.
     List,
+    /// Is the appliance.
+    Target,
+    /// Is a node.
+    Node(node::Options),
 }
 
 fn main() -> ExitCode {
     let done = match Options::parse().role {
         Role::List => {
-            for scenario in scenarios::ALL {
-                println!("{:<40} {}", scenario.name, scenario.about);
+            let all = scenarios::ALL.iter().map(|scenario| (scenario.name, scenario.about));
+            let with_agent = scenarios::agent::ALL
+                .iter()
+                .map(|scenario| (scenario.name, scenario.about));
+            for (name, about) in all.chain(with_agent) {
+                println!("{name:<40} {about}");
             }
             Ok(true)
         }
-        Role::Scenarios { names } => in_a_guest().and_then(|()| run(&names)),
+        Role::Target => in_a_guest().and_then(|()| target::run()),
+        Role::Node(options) => in_a_guest().and_then(|()| node::run(options)),
+        Role::Scenarios { names } => in_a_guest().and_then(|()| {
+            let rig = rig::Rig::start()?;
+            let all = scenarios::ALL.iter();
+            through(&names, &rig, all.map(|s| (s.name, s.about, Box::new(s.run) as Run)))
+        }),
+        Role::AgentScenarios { ssh_port, node, names } => in_a_guest().and_then(|()| {
+            let rig = rig::Rig::start()?;
+            let plane = plane::Plane::start(&rig, &node, ssh_port)?;
+            let all = scenarios::agent::ALL.iter();
+            through(
+                &names,
+                &rig,
+                all.map(|s| (s.name, s.about, Box::new(|rig: &Rig| (s.run)(rig, &plane)) as Run)),
+            )
+        }),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -59,19 +100,21 @@ fn in_a_guest() -> Result<()> {
     Ok(())
 }
 
-/// Whether all of them were well.
-fn run(names: &[String]) -> Result<bool> {
+/// A scenario with what it runs on.
+type Run<'a> = Box<dyn Fn(&Rig) -> Result<()> + 'a>;
+
+/// Runs those that are asked for; whether all of them were well.
+fn through<'a>(names: &[String], rig: &Rig, all: impl Iterator<Item = (&'a str, &'a str, Run<'a>)>) -> Result<bool> {
     let asked = |name: &str| names.is_empty() || names.iter().any(|asked| name.starts_with(asked.as_str()));
-    let chosen: Vec<_> = scenarios::ALL.iter().filter(|scenario| asked(scenario.name)).collect();
+    let chosen: Vec<_> = all.filter(|(name, ..)| asked(name)).collect();
     ensure!(!chosen.is_empty(), "no scenario is called {}", names.join(" or "));
-    let rig = rig::Rig::start()?;
     let mut well = true;
-    for scenario in chosen {
-        println!("-- {}: {}", scenario.name, scenario.about);
+    for (name, about, run) in chosen {
+        println!("-- {name}: {about}");
         let start = Instant::now();
-        let ended = (scenario.run)(&rig).and_then(|()| rig.clean());
+        let ended = run(rig).and_then(|()| rig.clean());
         let outcome = report::Outcome {
-            name: scenario.name.to_owned(),
+            name: name.to_owned(),
             seconds: start.elapsed().as_secs_f32(),
             error: ended.err().map(|error| format!("{error:#}")),
         };

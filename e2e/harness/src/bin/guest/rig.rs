@@ -13,6 +13,9 @@ use crate::fabric;
 /// Where the target listens, behind a pair of virtual network cards.
 pub(crate) const TARGET: &str = "10.9.0.2";
 
+/// Where its SSH listens; forwarded from the host where an operator works for it.
+pub(crate) const SSH_PORT: u16 = 22;
+
 /// The folder of the images, in memory.
 const IMAGES: &str = "/run/images";
 
@@ -73,6 +76,7 @@ impl Rig {
         sh("ip", &["-n", "target", "link", "set", "tgt0", "up"])?;
         let address: Ipv4Addr = TARGET.parse()?;
         let sim = e2e::run(Simulator::start(Config {
+            listen: ([0, 0, 0, 0], SSH_PORT).into(),
             nvmet: Some(Nvmet {
                 address: IpAddr::V4(address),
                 images: IMAGES.into(),
@@ -133,6 +137,7 @@ impl Rig {
     /// Takes away what a scenario that failed left behind, as far as it goes.
     pub(crate) fn sweep(&self) {
         self.cable(true).ok();
+        self.sim.knobs(|knobs| *knobs = routeros_sim::Knobs::default());
         for nqn in fabric::sessions().unwrap_or_default() {
             fabric::disconnect(&nqn).ok();
         }

@@ -12,7 +12,7 @@ use crate::rig::{Rig, TARGET};
 const NQN: &str = "nqn.2000-02.com.mikrotik:pvc-one";
 
 /// Bytes that differ from place to place and from seed to seed.
-fn pattern(seed: u8, length: usize) -> Vec<u8> {
+pub(super) fn pattern(seed: u8, length: usize) -> Vec<u8> {
     let mut state = u32::from(seed) | 0x9e37_0000;
     let mut next = || {
         state ^= state << 13;
@@ -23,14 +23,14 @@ fn pattern(seed: u8, length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-fn write(disk: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
+pub(super) fn write(disk: &Path, offset: u64, bytes: &[u8]) -> Result<()> {
     let mut file = File::options().write(true).open(disk)?;
     file.seek(SeekFrom::Start(offset))?;
     file.write_all(bytes)?;
     file.sync_all().with_context(|| format!("sync {}", disk.display()))
 }
 
-fn read(disk: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
+pub(super) fn read(disk: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
     let mut file = File::open(disk)?;
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = vec![0; length];

@@ -1,0 +1,362 @@
+//! The control plane on the host, as scenarios with an agent use it: the operator works for the appliance of the rig, the agent is the
+//! one that ships, and the scenario plays kubelet at its socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use csi_proto::csi::v1 as csi;
+use csi_proto::csi::v1::node_client::NodeClient;
+use e2e::lab::NAMESPACE;
+use e2e::vm::SHARE;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use rds_crds::condition::is_true;
+use rds_crds::identity::attachment_name;
+use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+use crate::node::{self, PLUGIN};
+use crate::rig::{Rig, TARGET, until};
+use e2e::supervisor::Supervised;
+
+/// The RdsServer of the rig's appliance.
+const SERVER: &str = "vm";
+
+/// Emulated processors, and a control plane that shares them.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// Where kubelet would stage and publish.
+const KUBELET: &str = "/var/lib/kubelet";
+
+/// It, from inside.
+pub(crate) struct Plane {
+    pub(crate) client: Client,
+    /// The agent; it is started again when it ends.
+    pub(crate) agent: Supervised,
+    pub(crate) node: String,
+}
+
+impl Plane {
+    /// Makes the objects of the appliance, which the operator reaches at a port of the host's loopback, and starts the agent.
+    pub(crate) fn start(rig: &Rig, node: &str, ssh_port: u16) -> Result<Self> {
+        node::prepare(node)?;
+        e2e::run(async {
+            let client = e2e::cluster::client(&Path::new(SHARE).join("admin.kubeconfig")).await?;
+            let plane = Self {
+                agent: node::agent(node)?,
+                node: node.to_owned(),
+                client,
+            };
+            plane.register(rig, ssh_port).await?;
+            Ok(plane)
+        })
+    }
+
+    async fn register(&self, rig: &Rig, ssh_port: u16) -> Result<()> {
+        let secret = serde_json::from_value(json!({
+            "metadata": {"name": SERVER, "namespace": NAMESPACE},
+            "stringData": {"rds-private-key": rig.sim.client_private_key(), "rds-host-key": rig.sim.host_key_line()},
+        }))?;
+        let secrets: Api<k8s_openapi::api::core::v1::Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
+        secrets.create(&PostParams::default(), &secret).await?;
+        let server = serde_json::from_value(json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": SERVER},
+            "spec": {
+                "management": {"address": "127.0.0.1", "port": ssh_port, "user": "metal-csi"},
+                "secretRef": {"name": SERVER},
+                "storage": {"address": TARGET},
+                "basePath": "/storage-pool/metal-csi",
+            },
+        }))?;
+        let servers: Api<RdsServer> = Api::all(self.client.clone());
+        servers.create(&PostParams::default(), &server).await?;
+        e2e::wait_until("the RdsServer to be Ready", SOON, async || {
+            let status = servers.get(SERVER).await?.status.context("no status")?;
+            ensure!(is_true(&status.conditions, "Ready"), "{:?}", status.conditions);
+            Ok(())
+        })
+        .await
+    }
+
+    fn volumes(&self) -> Api<RdsVolume> {
+        Api::all(self.client.clone())
+    }
+
+    pub(crate) fn attachments(&self) -> Api<RdsAttachment> {
+        Api::all(self.client.clone())
+    }
+
+    /// Makes a volume by hand and waits until it is Ready.
+    pub(crate) fn volume(&self, name: &str, more: Value) -> Result<Volume<'_>> {
+        let name = format!("pvc-{name}");
+        let mut object = json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": name},
+            "spec": {"server": SERVER, "capacity": "512Mi", "accessModes": ["ReadWriteOnce"], "deletionPolicy": "Delete"},
+        });
+        if let (Some(spec), Value::Object(more)) = (object["spec"].as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let object: RdsVolume = serde_json::from_value(object)?;
+        e2e::run(async {
+            self.volumes().create(&PostParams::default(), &object).await?;
+            e2e::wait_until(&format!("RdsVolume {name} to be Ready"), SOON, async || {
+                let status = self.volumes().get(&name).await?.status.context("no status")?;
+                ensure!(is_true(&status.conditions, "Ready"), "{:?}", status.conditions);
+                Ok(())
+            })
+            .await
+        })?;
+        Ok(Volume { plane: self, name })
+    }
+
+    /// Calls the agent at its socket; it may be starting.
+    fn call<T>(&self, ask: impl AsyncFn(NodeClient<Channel>) -> Result<T, tonic::Status>) -> Result<T, tonic::Status> {
+        e2e::run(async {
+            let connected = e2e::wait_until("the agent's socket", SOON, async || socket().await).await;
+            let channel = connected.map_err(|error| tonic::Status::unavailable(format!("{error:#}")))?;
+            ask(NodeClient::new(channel)).await
+        })
+    }
+}
+
+async fn socket() -> Result<Channel> {
+    let connect = tower::service_fn(move |_| async move {
+        let stream = tokio::net::UnixStream::connect(format!("{PLUGIN}/csi.sock")).await;
+        stream.map(hyper_util::rt::TokioIo::new)
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+    Ok(endpoint.connect_with_connector(connect).await?)
+}
+
+/// A volume, and this node's use of it.
+pub(crate) struct Volume<'a> {
+    pub(crate) plane: &'a Plane,
+    pub(crate) name: String,
+}
+
+/// How it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// With a filesystem.
+    Mount,
+    /// As a raw device.
+    Block,
+}
+
+impl Use {
+    fn capability(self) -> csi::VolumeCapability {
+        use csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode};
+        csi::VolumeCapability {
+            access_mode: Some(AccessMode {
+                mode: Mode::SingleNodeWriter.into(),
+            }),
+            access_type: Some(match self {
+                Self::Mount => AccessType::Mount(MountVolume::default()),
+                Self::Block => AccessType::Block(BlockVolume::default()),
+            }),
+        }
+    }
+}
+
+impl Volume<'_> {
+    fn attachment(&self) -> String {
+        attachment_name(&self.name, &self.plane.node)
+    }
+
+    /// The NQN that the operator has given to it now.
+    pub(crate) fn nqn(&self) -> Result<String> {
+        let volume = e2e::run(self.plane.volumes().get(&self.name))?;
+        volume
+            .status
+            .and_then(|status| status.nqn)
+            .context("no NQN in the status")
+    }
+
+    /// What ControllerPublish would write, and the wait until the agent says that it is connected.
+    pub(crate) fn attach(&self) -> Result<()> {
+        let name = self.attachment();
+        let object: RdsAttachment = serde_json::from_value(json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsAttachment",
+            "metadata": {"name": name, "finalizers": [rds_crds::names::FINALIZER]},
+            "spec": {"volume": self.name, "node": self.plane.node, "accessMode": "ReadWriteOnce"},
+        }))?;
+        e2e::run(async {
+            self.plane.attachments().create(&PostParams::default(), &object).await?;
+            e2e::wait_until(&format!("{name} to be connected"), SOON, async || {
+                let status = self.plane.attachments().get(&name).await?.status.context("no status")?;
+                let said = status.agent.context("the agent has not said anything")?.conditions;
+                ensure!(is_true(&said, "Connected"), "{said:?}");
+                Ok(())
+            })
+            .await
+        })
+    }
+
+    /// Deletes the attachment and waits until the agent has let go.
+    pub(crate) fn detach(&self) -> Result<()> {
+        let name = self.attachment();
+        e2e::run(async {
+            self.plane.attachments().delete(&name, &DeleteParams::default()).await?;
+            e2e::wait_until(&format!("{name} to be gone"), SOON, async || {
+                let left = self.plane.attachments().get_opt(&name).await?;
+                ensure!(left.is_none(), "{:?}", left.and_then(|left| left.status));
+                Ok(())
+            })
+            .await
+        })
+    }
+
+    /// Where kubelet would stage it.
+    pub(crate) fn staging(&self) -> PathBuf {
+        Path::new(KUBELET)
+            .join("plugins/kubernetes.io/csi/rds.csi.srvlab.io")
+            .join(&self.name)
+            .join("globalmount")
+    }
+
+    /// Where kubelet would publish it for a pod.
+    pub(crate) fn target(&self, pod: &str, used: Use) -> PathBuf {
+        let pods = Path::new(KUBELET).join("pods").join(pod);
+        match used {
+            Use::Mount => pods.join("volumes/kubernetes.io~csi").join(&self.name).join("mount"),
+            Use::Block => Path::new(KUBELET)
+                .join("plugins/kubernetes.io/csi/volumeDevices/publish")
+                .join(&self.name)
+                .join(pod),
+        }
+    }
+
+    pub(crate) fn stage(&self, used: Use) -> Result<(), tonic::Status> {
+        let staging = self.staging();
+        // kubelet makes this folder, and not the target.
+        std::fs::create_dir_all(&staging)?;
+        self.plane.call(async |mut node| {
+            let request = csi::NodeStageVolumeRequest {
+                volume_id: self.name.clone(),
+                staging_target_path: staging.display().to_string(),
+                volume_capability: Some(used.capability()),
+                ..Default::default()
+            };
+            node.node_stage_volume(request).await.map(drop)
+        })
+    }
+
+    pub(crate) fn publish(&self, pod: &str, used: Use) -> Result<PathBuf, tonic::Status> {
+        let target = self.target(pod, used);
+        std::fs::create_dir_all(target.parent().unwrap_or(&target))?;
+        self.plane.call(async |mut node| {
+            let request = csi::NodePublishVolumeRequest {
+                volume_id: self.name.clone(),
+                staging_target_path: self.staging().display().to_string(),
+                target_path: target.display().to_string(),
+                volume_capability: Some(used.capability()),
+                ..Default::default()
+            };
+            node.node_publish_volume(request).await.map(drop)
+        })?;
+        Ok(target)
+    }
+
+    pub(crate) fn unpublish(&self, pod: &str, used: Use) -> Result<(), tonic::Status> {
+        self.plane.call(async |mut node| {
+            let request = csi::NodeUnpublishVolumeRequest {
+                volume_id: self.name.clone(),
+                target_path: self.target(pod, used).display().to_string(),
+            };
+            node.node_unpublish_volume(request).await.map(drop)
+        })
+    }
+
+    pub(crate) fn unstage(&self) -> Result<(), tonic::Status> {
+        self.plane.call(async |mut node| {
+            let request = csi::NodeUnstageVolumeRequest {
+                volume_id: self.name.clone(),
+                staging_target_path: self.staging().display().to_string(),
+            };
+            node.node_unstage_volume(request).await.map(drop)
+        })
+    }
+
+    pub(crate) fn expand(&self, used: Use, pod: &str) -> Result<i64, tonic::Status> {
+        self.plane.call(async |mut node| {
+            let request = csi::NodeExpandVolumeRequest {
+                volume_id: self.name.clone(),
+                volume_path: self.target(pod, used).display().to_string(),
+                staging_target_path: self.staging().display().to_string(),
+                volume_capability: Some(used.capability()),
+                ..Default::default()
+            };
+            Ok(node.node_expand_volume(request).await?.into_inner().capacity_bytes)
+        })
+    }
+
+    /// Changes the wished capacity, as ControllerExpand would, and waits until the appliance has it.
+    pub(crate) fn grow(&self, size: &str) -> Result<()> {
+        let patch = json!({"spec": {"capacity": size}});
+        e2e::run(async {
+            let volumes = self.plane.volumes();
+            volumes
+                .patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+                .await?;
+            e2e::wait_until(&format!("{} to have {size}", self.name), SOON, async || {
+                let volume = volumes.get(&self.name).await?;
+                let has = volume.status.and_then(|status| status.capacity);
+                ensure!(has == Some(volume.spec.capacity), "it has {has:?}");
+                Ok(())
+            })
+            .await
+        })
+    }
+
+    /// The state of its format ledger.
+    pub(crate) fn ledger(&self) -> Result<String> {
+        let volume = e2e::run(self.plane.volumes().get(&self.name))?;
+        let ledger = volume.status.and_then(|status| status.format);
+        Ok(ledger.map(|ledger| format!("{:?}", ledger.state)).unwrap_or_default())
+    }
+
+    /// Deletes it, disk and all.
+    pub(crate) fn delete(&self) -> Result<()> {
+        e2e::run(async {
+            self.plane
+                .volumes()
+                .delete(&self.name, &DeleteParams::default())
+                .await?;
+            e2e::wait_until(&format!("RdsVolume {} to be gone", self.name), SOON, async || {
+                let left = self.plane.volumes().get_opt(&self.name).await?;
+                ensure!(left.is_none(), "{:?}", left.map(|left| left.name_any()));
+                Ok(())
+            })
+            .await
+        })
+    }
+
+    /// Asks again until it works, as kubelet does; the error is the last answer.
+    pub(crate) fn retry<T>(&self, what: &str, ask: impl Fn() -> Result<T, tonic::Status>) -> Result<T> {
+        until(what, SOON, || {
+            ask().map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))
+        })
+    }
+}
+
+/// An error unless a call was refused with that code and these words.
+pub(crate) fn refused<T: std::fmt::Debug>(
+    answer: Result<T, tonic::Status>,
+    code: tonic::Code,
+    words: &str,
+) -> Result<()> {
+    match answer {
+        Ok(done) => bail!("it was done ({done:?}) and shall be refused with {code:?}"),
+        Err(status) => {
+            ensure!(
+                status.code() == code && status.message().contains(words),
+                "refused with {:?}: {}",
+                status.code(),
+                status.message()
+            );
+            Ok(())
+        }
+    }
+}
