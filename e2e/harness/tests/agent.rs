@@ -275,6 +275,76 @@ fn i13_a_kill_after_any_step_changes_no_end_state() -> Result<()> {
     })
 }
 
+/// Key 2: only with the operator's word that nothing is missing, and only what nothing uses.
+#[test]
+fn i8_an_orphan_goes_after_the_operators_word_and_not_before() -> Result<()> {
+    e2e::run(async {
+        let world = world().await?;
+        let agent = Agent::start(&world.cluster, "n6", &world.control, &[]).await?;
+        let kubectl = world.cluster.kubectl();
+        // Their attachments are of another node, so that the list is not empty.
+        let orphan = Story::begin(world, "pvc-orphan", "n7").await?;
+        let used = Story::begin(world, "pvc-used", "n7").await?;
+        agent.in_use(&[&nqn("pvc-used")])?;
+        for story in [&orphan, &used] {
+            world.sim.connect(&nqn(story.volume), "n6").context("connect")?;
+        }
+        let sessions = || {
+            let mut all: Vec<String> = world
+                .sim
+                .sessions()
+                .into_iter()
+                .filter(|s| s.host == "n6")
+                .map(|s| s.nqn)
+                .collect();
+            all.sort();
+            all
+        };
+        wait_until("the agent to leave both alone", SOON, async || {
+            let said = agent.process.tail(200);
+            let left = said
+                .matches("has not said since that its list of attachments is complete")
+                .count();
+            ensure!(left >= 2, "{said}");
+            Ok(())
+        })
+        .await?;
+        ensure!(sessions().len() == 2, "{:?}", sessions());
+        let server = json!({"apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": "s"},
+            "spec": {"management": {"address": "192.0.2.1", "user": "metal-csi"}, "storage": {"address": "192.0.2.1"},
+            "secretRef": {"name": "s"}, "basePath": "/storage-pool"}});
+        kubectl.apply(&server).await?;
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
+        let word =
+            json!({"status": {"attachmentsCompleteAt": later.round(jiff::Unit::Second)?.to_string()}}).to_string();
+        kubectl
+            .run(&[
+                "patch",
+                "rdsserver",
+                "s",
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                &word,
+                OPERATOR,
+            ])
+            .await?;
+        wait_until("the orphan to go", Duration::from_secs(60), async || {
+            ensure!(sessions() == [nqn("pvc-used")], "{:?}", sessions());
+            Ok(())
+        })
+        .await?;
+        wait_until("the agent to name the user", SOON, async || {
+            let said = agent.process.tail(200);
+            ensure!(said.contains("an orphan, and in use"), "{said}");
+            Ok(())
+        })
+        .await?;
+        ensure!(sessions() == [nqn("pvc-used")], "{:?}", sessions());
+        Ok(())
+    })
+}
+
 /// Key 3: with an attachment, and when no attachment speaks of the session any more. Foreign sessions stay.
 #[test]
 fn i6_what_the_target_has_cut_is_torn_down_and_nothing_else() -> Result<()> {

@@ -66,6 +66,12 @@ fn stable() -> Result<()> {
     e2e::run(boot("stable", Release::Stable))
 }
 
+/// The kernel that gives sessions up at the first refusal, and wants host NQN and host ID to go together.
+#[test]
+fn backports() -> Result<()> {
+    e2e::run(boot("backports", Release::Backports))
+}
+
 /// Without native multipath a disk is a child of its controller.
 #[test]
 fn single_path() -> Result<()> {

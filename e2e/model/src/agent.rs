@@ -129,7 +129,8 @@ fn step(view: &View) -> Do {
         unused: report.used_by.as_ref().is_some_and(Vec::is_empty),
     };
     match decide(&seen(view)) {
-        Step::Rest(_) => Do::Rest,
+        // There is no canary in the model, so nothing is asked.
+        Step::Rest(_) | Step::Ask(_) => Do::Rest,
         Step::RecordIntent(intent) => Do::Intend(u8::try_from(intent.generation).unwrap_or(0)),
         Step::Connect(grant) => Do::Connect(number(&grant.nqn)),
         Step::Disconnect(nqn, _) => Do::Disconnect(number(&nqn)),
@@ -283,6 +284,8 @@ fn seen(view: &View) -> Seen {
         },
         failure: None,
         may_retry: true,
+        watched: false,
+        asked: None,
     }
 }
 
@@ -292,6 +295,7 @@ fn volume(generation: u8, nqn: u8, holds: bool, fenced: bool) -> VolumeSeen {
         nqn: Some(name(nqn)),
         holds,
         fenced,
+        canary: None,
     }
 }
 

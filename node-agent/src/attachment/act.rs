@@ -4,6 +4,7 @@
 //! gone changes nothing. A connect follows a live read in the same pass, never a cache.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use rds_crds::attachment::{AgentStatus, OldName};
 use rds_crds::names::{API_VERSION, DOMAIN, manager};
-use rds_crds::{RdsAttachment, RdsVolume};
+use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -75,12 +76,14 @@ pub struct Agent {
     attachments: Api<RdsAttachment>,
     volumes: Api<RdsVolume>,
     nodes: Api<Node>,
+    servers: Api<RdsServer>,
     pub(super) fabrics: Arc<dyn Fabrics>,
     pub(super) host: Mutex<Host>,
     prefix: String,
     pub(super) memory: Mutex<BTreeMap<String, Memory>>,
     pub(super) connecting: Arc<Mutex<BTreeSet<String>>>,
     pub(super) users: OnceLock<Users>,
+    synced: AtomicBool,
 }
 
 impl Agent {
@@ -90,7 +93,9 @@ impl Agent {
         Self {
             attachments: Api::all(client.clone()),
             volumes: Api::all(client.clone()),
-            nodes: Api::all(client),
+            nodes: Api::all(client.clone()),
+            servers: Api::all(client),
+            synced: AtomicBool::new(false),
             fabrics,
             host: Mutex::new(host),
             prefix,
@@ -98,6 +103,19 @@ impl Agent {
             connecting: Arc::default(),
             users: OnceLock::new(),
         }
+    }
+
+    /// The attachments of this node were read, once, in full (I8).
+    pub(super) fn set_synced(&self) {
+        self.synced.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    pub(super) fn servers(&self) -> &Api<RdsServer> {
+        &self.servers
     }
 
     pub(crate) fn volumes(&self) -> &Api<RdsVolume> {
@@ -252,7 +270,12 @@ impl Agent {
                 self.disconnect(&name, nqn, key).await;
                 Ok(Again::Now)
             }
-            Step::Rest(wait) => Ok(self.rest(&name, &wait)),
+            Step::Rest(wait) => {
+                if let (Wait::Settled, Fact::Present(volume)) = (&wait, volume) {
+                    self.retime(&name, options(volume)).await;
+                }
+                Ok(self.rest(&name, &wait))
+            }
         }
     }
 

@@ -82,6 +82,7 @@ mod tests {
     fn volume() -> VolumeSeen {
         VolumeSeen {
             generation: 2,
+            nqn: Some(format!("{OLD}.g2-0a1b2c3d")),
             holds: false,
             fenced: true,
             canary: Some(Grant {
@@ -121,6 +122,7 @@ mod tests {
             may_retry: true,
             watched: false,
             asked: None,
+            users: None,
         }
     }
 

@@ -8,6 +8,7 @@ mod canary;
 pub mod decide;
 #[cfg(test)]
 mod explore;
+mod lonely;
 pub mod model;
 pub mod observe;
 pub mod reach;

@@ -200,6 +200,32 @@ impl Agent {
         memory.failure = failure;
     }
 
+    /// What uses the disk of that NQN.
+    pub(super) async fn use_of(&self, nqn: String) -> Use {
+        let fabrics = self.fabrics.clone();
+        let looked = blocking(LIST_WITHIN, move || fabrics.in_use(&nqn));
+        looked.await.unwrap_or_else(Use::Unknown)
+    }
+
+    /// Has the session of an attachment that is at rest take over the times that its volume asks for now.
+    pub(super) async fn retime(&self, name: &str, options: Options) {
+        let session = {
+            let all = lock(&self.memory);
+            let memory = all.get(name);
+            memory.and_then(|m| m.granted.clone().filter(|nqn| m.sessions.iter().any(|s| s.nqn == *nqn)))
+        };
+        let Some(nqn) = session else { return };
+        let fabrics = self.fabrics.clone();
+        let done = blocking(LIST_WITHIN, move || {
+            fabrics.retime(&nqn, &options).map_err(|e| e.to_string())
+        });
+        match done.await.unwrap_or_else(Err) {
+            Ok(changed) if changed.is_empty() => {}
+            Ok(changed) => info!(attachment = name, ?changed, "times of the connection changed"),
+            Err(why) => warn!(attachment = name, why, "cannot change the times of the connection"),
+        }
+    }
+
     /// All sessions of this host.
     pub(super) async fn all_sessions(&self) -> Result<Vec<Session>, String> {
         let fabrics = self.fabrics.clone();

@@ -1,13 +1,16 @@
 //! Looks at the host's sessions every few seconds: a change wakes the attachment it belongs to, and a session of which no
 //! attachment speaks is judged by its volume.
 //!
-//! Of the latter only those are ended that the target has cut (key 3), seen twice in live reads (I8). All others are left
-//! alone and logged once, foreign ones too (I6, R11).
+//! Of the latter those are ended that the target has cut (key 3) and those that are orphans (key 2), seen twice in live reads, and
+//! none before the attachments of this node were read (I8). All others are left alone and logged once, foreign ones too (I6, R11).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use kube::api::ListParams;
+use rds_crds::RdsVolume;
 use rds_crds::identity::attachment_name;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -15,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::act::Agent;
-use super::decide::{Key, cut_at_target};
+use super::decide::Key;
+use super::lonely::{LonelySeen, Verdict, judge};
 use super::model::{SessionSeen, Use};
 use super::observe::{self, base_of};
 use crate::fabrics::Session;
@@ -25,11 +29,37 @@ use crate::nqn;
 const JUDGE_EVERY: Duration = Duration::from_secs(30);
 
 /// What is remembered of a session of which no attachment speaks.
-#[derive(Default)]
 struct Lonely {
+    found: Timestamp,
+    /// The operator's word at the first look.
+    complete_then: Option<Option<Timestamp>>,
     judged: Option<Instant>,
-    cut: u32,
-    told: bool,
+    /// What the last look would have done.
+    agreed: Option<Key>,
+    told: Option<String>,
+}
+
+impl Lonely {
+    fn new() -> Self {
+        Self {
+            found: Timestamp::now(),
+            complete_then: None,
+            judged: None,
+            agreed: None,
+            told: None,
+        }
+    }
+
+    /// Says it, but not again and again.
+    fn tell(&mut self, nqn: &str, why: &str) {
+        if self.told.as_deref() != Some(why) {
+            info!(
+                nqn,
+                why, "no attachment of this node speaks of this session: left alone"
+            );
+            self.told = Some(why.to_owned());
+        }
+    }
 }
 
 /// Runs until `stop`; names of attachments whose sessions changed go into `wake`.
@@ -51,54 +81,114 @@ pub async fn run(agent: Arc<Agent>, every: Duration, wake: UnboundedSender<Strin
             wake.send(name).ok();
         }
         known.retain(|nqn, _| lonely.iter().any(|s| s.nqn == *nqn));
+        // Until then every session is lonely.
+        if !agent.has_synced() {
+            continue;
+        }
         for session in lonely {
-            let memory = known.entry(session.nqn.clone()).or_default();
-            judge(&agent, &session, memory).await;
+            let memory = known.entry(session.nqn.clone()).or_insert_with(Lonely::new);
+            consider(&agent, &session, memory).await;
         }
     }
 }
 
-async fn judge(agent: &Agent, session: &Session, memory: &mut Lonely) {
+async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
     let nqn = &session.nqn;
     if !nqn.starts_with(agent.prefix()) {
-        if !std::mem::replace(&mut memory.told, true) {
-            info!(nqn, prefix = agent.prefix(), "not managed: passed over");
-        }
+        memory.tell(nqn, "it does not begin with the managed prefix");
         return;
     }
     // The second look comes soon, all others rarely.
-    if memory.cut != 1 && memory.judged.is_some_and(|at| at.elapsed() < JUDGE_EVERY) {
+    if memory.agreed.is_none() && memory.judged.is_some_and(|at| at.elapsed() < JUDGE_EVERY) {
         return;
     }
     memory.judged = Some(Instant::now());
-    match verdict(agent, session).await {
-        Ok(Some(generation)) => {
-            memory.cut += 1;
-            if memory.cut < 2 {
-                return;
+    let verdict = match look(agent, session, memory).await {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            debug!(nqn, %error, "cannot judge the session");
+            memory.agreed = None;
+            return;
+        }
+    };
+    let key = match verdict {
+        Verdict::Stay(why) => {
+            memory.agreed = None;
+            memory.tell(nqn, why);
+            return;
+        }
+        Verdict::End(key) => key,
+    };
+    if memory.agreed.replace(key) != Some(key) {
+        return;
+    }
+    memory.agreed = None;
+    match key {
+        Key::Fenced => warn!(
+            nqn,
+            "this node was cut at the target and no attachment speaks of it: it is disconnected, data may be lost"
+        ),
+        Key::Orphan | Key::Unused => {
+            match agent.use_of(nqn.clone()).await {
+                Use::Unused => {}
+                Use::Used(by) => return memory.tell(nqn, &format!("an orphan, and in use: {by}")),
+                Use::Unknown(why) => return memory.tell(nqn, &format!("an orphan, and maybe in use: {why}")),
             }
             warn!(
                 nqn,
-                generation,
-                "this node was cut at the target and no attachment speaks of it: disconnected, data may be lost"
+                "nothing in the cluster speaks of this session and nothing uses it: it is disconnected"
             );
-            if let Err(why) = agent.end_session(nqn.clone(), Key::Fenced).await {
-                warn!(nqn, why, "cannot disconnect");
-            }
         }
-        Ok(None) => {
-            memory.cut = 0;
-            if !std::mem::replace(&mut memory.told, true) {
-                info!(nqn, "no attachment of this node speaks of this session: left alone");
-            }
-        }
-        Err(error) => debug!(nqn, %error, "cannot judge the session"),
+    }
+    if let Err(why) = agent.end_session(nqn.clone(), key).await {
+        warn!(nqn, why, "cannot disconnect");
     }
 }
 
-/// The volume's generation, if the session is below it and no attachment of the volume exists on this node.
-async fn verdict(agent: &Agent, session: &Session) -> Result<Option<u32>, kube::Error> {
+/// One look, all of it read live.
+async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<Verdict, kube::Error> {
     let base = nqn::base(&session.nqn);
+    let volume = volume_of(agent, base).await?;
+    let mut seen = LonelySeen {
+        session: SessionSeen {
+            nqn: session.nqn.clone(),
+            generation: nqn::generation(base, &session.nqn).flatten(),
+            state: session.state.clone(),
+            used: Use::Unknown("not asked".to_owned()),
+        },
+        volume: None,
+        attachment: false,
+        any_attachment: false,
+        found: memory.found,
+        complete_then: None,
+        complete_now: None,
+    };
+    if let Some(volume) = &volume {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        let attachment = attachment_name(name, &agent.node());
+        // No attachment, so none that it could hold.
+        seen.volume = Some(observe::volume(volume, "", &agent.node()));
+        seen.complete_now = match agent.servers().get_opt(&volume.spec.server).await {
+            Ok(server) => server
+                .and_then(|s| s.status)
+                .and_then(|s| s.attachments_complete_at)
+                .map(|at| at.0),
+            // Without that word nothing is an orphan; what was cut is cut all the same.
+            Err(error) => {
+                debug!(server = volume.spec.server, %error, "cannot read the server");
+                None
+            }
+        };
+        seen.complete_then = *memory.complete_then.get_or_insert(seen.complete_now);
+        let any = agent.attachments().list(&ListParams::default().limit(1)).await?;
+        seen.any_attachment = !any.items.is_empty();
+        // Last: it is what may have changed by now.
+        seen.attachment = agent.attachments().get_opt(&attachment).await?.is_some();
+    }
+    Ok(judge(agent.prefix(), &seen))
+}
+
+async fn volume_of(agent: &Agent, base: &str) -> Result<Option<RdsVolume>, kube::Error> {
     let after_authority = base.split_once(':').map(|(_, name)| name);
     let names = [after_authority, base.strip_prefix(agent.prefix())];
     for name in names.into_iter().flatten() {
@@ -109,24 +199,10 @@ async fn verdict(agent: &Agent, session: &Session) -> Result<Option<u32>, kube::
         {
             continue;
         }
-        let Some(volume) = agent.volumes().get_opt(name).await? else {
-            continue;
-        };
-        if base_of(&volume, agent.prefix()) != base {
-            continue;
+        let found = agent.volumes().get_opt(name).await?;
+        if let Some(volume) = found.filter(|volume| base_of(volume, agent.prefix()) == base) {
+            return Ok(Some(volume));
         }
-        let attachment = attachment_name(name, &agent.node());
-        if agent.attachments().get_opt(&attachment).await?.is_some() {
-            return Ok(None);
-        }
-        let seen_volume = observe::volume(&volume, "", &agent.node());
-        let seen = SessionSeen {
-            nqn: session.nqn.clone(),
-            generation: nqn::generation(base, &session.nqn).flatten(),
-            state: session.state.clone(),
-            used: Use::Unknown("not asked".to_owned()),
-        };
-        return Ok(cut_at_target(agent.prefix(), &seen, &seen_volume).then_some(seen_volume.generation));
     }
     Ok(None)
 }

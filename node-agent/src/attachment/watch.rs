@@ -122,6 +122,7 @@ pub async fn run(
                     match event {
                         Event::Init => {}
                         Event::InitDone => {
+                            agent.set_synced();
                             if !std::mem::replace(&mut synced, true) {
                                 info!(attachments = queue.due.len(), "attachments of this node read");
                             }
