@@ -27,6 +27,7 @@ fn r5_k21_the_controller_pod_is_what_it_should_be() -> Result<()> {
         for (kind, names) in [
             ("Namespace", &["rds-csi"][..]),
             ("Deployment", &["rds-csi-controller"]),
+            ("DaemonSet", &["rds-csi-node"]),
             ("ServiceAccount", &["rds-csi-controller", "rds-csi-node"]),
             ("ConfigMap", &["rds-csi-config"]),
             ("CSIDriver", &["rds.csi.srvlab.io"]),
@@ -65,6 +66,65 @@ fn r5_k21_the_controller_pod_is_what_it_should_be() -> Result<()> {
             "the controller has no business in the host's network"
         );
         hardened(&manifests)
+    })
+}
+
+/// K21, K24: one container and no sidecar, privileged as mounts need it, and nothing else of the host than it has to have.
+#[test]
+fn k21_the_node_pod_is_one_container() -> Result<()> {
+    e2e::run(async {
+        let manifests = shipped().await?;
+        let set = manifests.of_kind("DaemonSet").next().context("a DaemonSet")?;
+        let pod = &set["spec"]["template"]["spec"];
+        for (field, wanted) in [
+            ("/terminationGracePeriodSeconds", json!(60)),
+            ("/serviceAccountName", json!("rds-csi-node")),
+            ("/priorityClassName", json!("system-node-critical")),
+            ("/hostNetwork", json!(true)),
+            ("/tolerations", json!([{"operator": "Exists"}])),
+            ("/containers/0/securityContext/readOnlyRootFilesystem", json!(true)),
+        ] {
+            ensure!(
+                pod.pointer(field) == Some(&wanted),
+                "{field} is {:?}, not {wanted}",
+                pod.pointer(field)
+            );
+        }
+        ensure!(
+            set["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0,
+            "two agents on one node would wait for each other"
+        );
+        let containers = pod["containers"].as_array().context("containers")?;
+        ensure!(
+            containers.len() == 1 && pod.get("initContainers").is_none(),
+            "a sidecar: {containers:?}"
+        );
+        let container = &containers[0];
+        let mounts = container["volumeMounts"].as_array().context("volumeMounts")?;
+        let both = mounts.iter().filter(|m| m["mountPropagation"] == "Bidirectional");
+        let both: Vec<_> = both.filter_map(|m| m["mountPath"].as_str()).collect();
+        ensure!(both == ["/var/lib/kubelet"], "mounts leave the pod from {both:?}");
+        let folders = pod["volumes"].as_array().context("volumes")?;
+        let folders: Vec<_> = folders.iter().filter_map(|v| v["hostPath"]["path"].as_str()).collect();
+        let wanted = [
+            "/var/lib/kubelet",
+            "/dev",
+            "/sys",
+            "/etc/machine-id",
+            "/var/lib/rds-csi",
+        ];
+        ensure!(folders == wanted, "{folders:?}");
+        let prefix = container["env"].as_array().context("env")?;
+        let prefix = prefix
+            .iter()
+            .find(|v| v["name"] == "CSI_MANAGED_NQN_PREFIX")
+            .context("the prefix")?;
+        let from = &prefix["valueFrom"]["configMapKeyRef"];
+        ensure!(
+            from["name"] == "rds-csi-config" && from["key"] == "nqn-prefix",
+            "R7, R15: {prefix}"
+        );
+        Ok(())
     })
 }
 

@@ -66,6 +66,8 @@ pub struct Node {
     host: Arc<dyn Host>,
     settings: Arc<Settings>,
     in_flight: InFlight,
+    /// Looks that change nothing: they neither hold up a call that does, nor wait for one.
+    looks: InFlight,
     wake: UnboundedSender<String>,
     metrics: Metrics,
 }
@@ -85,6 +87,7 @@ impl Node {
             host,
             settings: Arc::new(settings),
             in_flight: InFlight::default(),
+            looks: InFlight::default(),
             wake,
             metrics,
         }

@@ -30,8 +30,17 @@ const CAPABILITIES: [Rpc; 4] = [
     Rpc::SingleNodeMultiWriter,
 ];
 
+/// Whether a call changes anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It may.
+    Changes,
+    /// It only looks.
+    Looks,
+}
+
 /// A method, and its name as an operation on a volume.
-struct Method(&'static str, Option<&'static str>);
+struct Method(&'static str, Option<&'static str>, Kind);
 
 impl Node {
     /// Runs a call to its end, whether or not its caller still waits: nothing is ever dropped half done (B70).
@@ -47,7 +56,12 @@ impl Node {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let begun = Instant::now();
-        let entered = self.in_flight.enter(name, deadline(metadata, CALL_WITHIN));
+        let places = if method.2 == Kind::Changes {
+            &self.in_flight
+        } else {
+            &self.looks
+        };
+        let entered = places.enter(name, deadline(metadata, CALL_WITHIN));
         let done = match entered {
             Err(busy) => Err(busy),
             Ok(call) => match tokio::spawn(work(self.clone(), call)).await {
@@ -83,7 +97,7 @@ impl NodeService for Node {
         &self,
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
-        let method = Method("NodeStageVolume", Some("stage"));
+        let method = Method("NodeStageVolume", Some("stage"), Kind::Changes);
         let (metadata, _, request) = request.into_parts();
         let asked = self.paths().stage(request).map_err(|f| self.refuse(&method, f))?;
         let name = asked.volume.clone();
@@ -97,7 +111,7 @@ impl NodeService for Node {
         &self,
         request: Request<csi::NodeUnstageVolumeRequest>,
     ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
-        let method = Method("NodeUnstageVolume", Some("unstage"));
+        let method = Method("NodeUnstageVolume", Some("unstage"), Kind::Changes);
         let (metadata, _, request) = request.into_parts();
         let checked = volume(&request.volume_id).and_then(|v| {
             Ok((
@@ -119,7 +133,7 @@ impl NodeService for Node {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        let method = Method("NodePublishVolume", Some("publish"));
+        let method = Method("NodePublishVolume", Some("publish"), Kind::Changes);
         let (metadata, _, request) = request.into_parts();
         let asked = self.paths().publish(request).map_err(|f| self.refuse(&method, f))?;
         let name = asked.volume.clone();
@@ -135,7 +149,7 @@ impl NodeService for Node {
         &self,
         request: Request<csi::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
-        let method = Method("NodeUnpublishVolume", Some("unpublish"));
+        let method = Method("NodeUnpublishVolume", Some("unpublish"), Kind::Changes);
         let (metadata, _, request) = request.into_parts();
         let checked =
             volume(&request.volume_id).and_then(|v| Ok((v, self.paths().check("target_path", &request.target_path)?)));
@@ -152,7 +166,7 @@ impl NodeService for Node {
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
-        let method = Method("NodeGetVolumeStats", None);
+        let method = Method("NodeGetVolumeStats", None, Kind::Looks);
         let (metadata, _, request) = request.into_parts();
         let checked =
             volume(&request.volume_id).and_then(|v| Ok((v, self.paths().check("volume_path", &request.volume_path)?)));
@@ -171,7 +185,7 @@ impl NodeService for Node {
         &self,
         request: Request<csi::NodeExpandVolumeRequest>,
     ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
-        let method = Method("NodeExpandVolume", Some("expand"));
+        let method = Method("NodeExpandVolume", Some("expand"), Kind::Changes);
         let (metadata, _, request) = request.into_parts();
         let range = request.capacity_range.unwrap_or_default();
         let bytes =

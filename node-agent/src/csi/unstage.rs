@@ -103,9 +103,16 @@ impl Node {
     }
 
     async fn proven_free(&self, call: &Call, staging: &Path) -> Result<(), Failure> {
-        let Some(nqn) = self.agent.remembered(&self.attachment_name(call.volume())) else {
-            return Ok(());
+        let name = self.attachment_name(call.volume());
+        let nqn = match self.agent.remembered(&name) {
+            Some(nqn) => Some(nqn),
+            // Soon after a start the loop has not read it yet. Without any answer the door still proves it before a disconnect.
+            None => {
+                let read = self.agent.attachments().get_opt(&name).await;
+                read.ok().flatten().and_then(|a| a.status?.nqn)
+            }
         };
+        let Some(nqn) = nqn else { return Ok(()) };
         let Some(disk) = self.disk(call, nqn).await? else {
             return Ok(());
         };
