@@ -7,7 +7,7 @@
 use rds_crds::Reason;
 use rds_crds::volume::CreationOutcome;
 
-use crate::routeros::{Bytes, DiskRow, Ownership};
+use crate::routeros::{Bytes, DiskRow, Generation, OwnerTag, Ownership};
 
 use super::deletion;
 use super::model::{
@@ -61,6 +61,16 @@ pub(super) fn live(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
     }
 }
 
+/// The status was lost, or is older than the disk: what the disk says goes into it.
+pub(super) fn recover(row: &DiskRow, tag: &OwnerTag, at_least: Generation) -> Step {
+    let exported = row.nqn.clone().filter(|_| row.exported);
+    Step::Record(Change::Recover(
+        tag.generation.max(at_least),
+        tag.nonce.clone(),
+        exported,
+    ))
+}
+
 /// Nothing was sent yet, or the appliance refused and proved that it did nothing.
 fn begin(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
     // A generation without a creation: somebody emptied part of the status. Look before anything else.
@@ -69,7 +79,7 @@ fn begin(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
             Fact::NotRead => return Step::Look,
             Fact::Unknown(problem) => return retry(problem, ledger),
             Fact::Known(sight) => match sight.place(want) {
-                Place::Ours(_, tag) => return Step::Record(Change::Recover(tag.generation, tag.nonce.clone())),
+                Place::Ours(row, tag) => return recover(row, tag, tag.generation),
                 Place::Free if want.adopt => {
                     let why = format!(
                         "there is no disk {} with the file {} to adopt",
@@ -162,9 +172,7 @@ fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
             },
             Token::Current if want.adopt => Step::Record(Change::Adopted),
             Token::Current => Step::Record(Change::Created),
-            Token::Behind | Token::Ahead | Token::Stranger => {
-                Step::Record(Change::Recover(tag.generation.max(generation), tag.nonce.clone()))
-            }
+            Token::Behind | Token::Ahead | Token::Stranger => recover(row, tag, generation),
         },
         Place::Free if want.adopt => give_up(want, record, seen),
         Place::Free => match failure(seen) {
@@ -257,7 +265,7 @@ fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
         // .. or a toggle of the export. It moves the token, so a late one cuts nobody who was admitted since.
         Token::Behind => return behind(ledger, seen, row),
         Token::Ahead | Token::Stranger => {
-            return Step::Record(Change::Recover(tag.generation.max(generation), tag.nonce.clone()));
+            return recover(row, tag, generation);
         }
     }
     in_order(want, ledger, seen, sight, row)

@@ -7,7 +7,7 @@
 use rds_crds::Reason;
 use rds_crds::volume::{CreationOutcome, DeletionPhase, DeletionPolicy, RdsVolumeStatus};
 
-use super::decide::{failure, live, retry};
+use super::decide::{failure, live, recover, retry};
 use super::model::{Census, Change, CreationRecord, Fact, Ledger, Mutation, Recheck, Report, Seen, ServerState, Step};
 use super::sight::{Place, Sight, Token, token};
 use super::want::Want;
@@ -50,7 +50,7 @@ fn never_made(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
         Fact::NotRead => Step::Look,
         Fact::Unknown(problem) => retry(problem, ledger),
         Fact::Known(sight) => match sight.place(want) {
-            Place::Ours(_, tag) => Step::Record(Change::Recover(tag.generation, tag.nonce.clone())),
+            Place::Ours(row, tag) => recover(row, tag, tag.generation),
             Place::Free | Place::FileOnly | Place::Taken(_) => Step::Forget,
         },
     }
@@ -63,7 +63,7 @@ fn unconfirmed(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &See
         Fact::Unknown(problem) => retry(problem, ledger),
         Fact::Known(sight) => match sight.place(want) {
             Place::Ours(_, tag) if tag.nonce == record.nonce => unlicensed(want, ledger, record, seen),
-            Place::Ours(_, tag) => Step::Record(Change::Recover(tag.generation, tag.nonce.clone())),
+            Place::Ours(row, tag) => recover(row, tag, tag.generation),
             Place::Free | Place::FileOnly | Place::Taken(_) => forget_when_late(record, seen),
         },
     }
@@ -133,11 +133,11 @@ fn release(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -
         Fact::Known(sight) => sight,
     };
     match sight.place(want) {
-        Place::Ours(_, tag) => match (
+        Place::Ours(row, tag) => match (
             token(tag, ledger.generation.unwrap_or(tag.generation), &record.nonce),
             failure(seen),
         ) {
-            (Token::Ahead | Token::Stranger, _) => Step::Record(Change::Recover(tag.generation, tag.nonce.clone())),
+            (Token::Ahead | Token::Stranger, _) => recover(row, tag, tag.generation),
             (Token::Current | Token::Behind, Some(problem)) => retry(problem, ledger),
             (Token::Current | Token::Behind, None) => Step::Do(Mutation::Release),
         },
@@ -167,11 +167,11 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
         return deleting(ledger, problem.reason, &problem.message);
     }
     match sight.place(want) {
-        Place::Ours(_, tag) => match token(tag, ledger.generation.unwrap_or(tag.generation), &record.nonce) {
+        Place::Ours(row, tag) => match token(tag, ledger.generation.unwrap_or(tag.generation), &record.nonce) {
             Token::Current if phase == DeletionPhase::Retiring => Step::Record(Change::Retired),
             Token::Current => again_or_say(seen, ledger, Mutation::Remove),
             Token::Behind => again_or_say(seen, ledger, Mutation::Retire),
-            Token::Ahead | Token::Stranger => Step::Record(Change::Recover(tag.generation, tag.nonce.clone())),
+            Token::Ahead | Token::Stranger => recover(row, tag, tag.generation),
         },
         Place::Free => forget_when_late(record, seen),
         Place::FileOnly | Place::Taken(_) => leftover(want, ledger, record, sight, seen),

@@ -203,8 +203,9 @@ pub(crate) enum Change {
     BeginAdoption,
     /// The tag was read back on the existing disk.
     Adopted,
-    /// The appliance knows more than the status: take its generation (never lower) and nonce; holders are unknown.
-    Recover(Generation, Nonce),
+    /// The appliance knows more than the status: take its generation (never lower), nonce, and NQN where exported; holders are
+    /// unknown.
+    Recover(Generation, Nonce, Option<String>),
     /// The export is about to be switched off and on, with the next generation.
     BeginToggle,
     /// The licence to remove the data, with the next generation.

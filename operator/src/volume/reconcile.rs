@@ -26,7 +26,7 @@ use super::act;
 use super::api::{ApiError, Store};
 use super::decide::{SECOND_LOOK, decide};
 use super::deletion;
-use super::model::{Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step};
+use super::model::{Change, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step};
 use super::record;
 use super::sight::Sight;
 use super::status;
@@ -205,6 +205,11 @@ impl<'a> Pass<'a> {
                     self.volume = self.store.swap_status(&next).await?;
                     crash::after(change.name());
                     self.cx.announcer.recorded(&self.volume, &change);
+                    // The rest of this pass works with the NQN that was just recorded, and says no other one.
+                    let recorded = self.volume.status.as_ref().and_then(|s| s.nqn.as_ref());
+                    if let (Change::Recover(..), Some(Ok(nqn))) = (&change, recorded.map(|n| n.parse())) {
+                        self.want.id.nqn = nqn;
+                    }
                     self.seen.own_record = true;
                 }
                 Step::Do(mutation) => self.act(mutation, &ledger).await,

@@ -51,7 +51,7 @@ pub(crate) fn changed(volume: &RdsVolume, want: &Want, change: &Change, nonce: &
             status.format = Some(ledger(FormatState::Foreign));
         }
         Change::Adopted => outcome(status, CreationOutcome::Adopted),
-        Change::Recover(generation, nonce) => {
+        Change::Recover(generation, nonce, exported) => {
             status.creation = Some(Creation {
                 nonce: nonce.to_string(),
                 started_at: Time(whole_seconds(now)),
@@ -59,6 +59,7 @@ pub(crate) fn changed(volume: &RdsVolume, want: &Want, change: &Change, nonce: &
                 earlier_unknown: None,
             });
             raise(status, *generation);
+            status.nqn = Some(recovered(&want.base, *generation, nonce, exported.as_deref()));
             // What is on the disk and who uses it is not known any more: never format, fence before admitting.
             status.format = Some(ledger(if want.adopt {
                 FormatState::Foreign
@@ -85,6 +86,20 @@ pub(crate) fn changed(volume: &RdsVolume, want: &Want, change: &Change, nonce: &
     volume
 }
 
+/// The NQN of a volume whose status was lost. What is exported stays so: whoever is connected is connected to it (D4). Otherwise a
+/// name that nobody knows yet: under an older one, a node that was cut would reconnect by itself (I3).
+fn recovered(base: &str, generation: Generation, nonce: &Nonce, exported: Option<&str>) -> String {
+    let ours = |nqn: &&str| {
+        nqn.strip_prefix(base)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(".g"))
+    };
+    match (exported.filter(ours), generation.0) {
+        (Some(nqn), _) => nqn.to_owned(),
+        (None, ..=1) => base.to_owned(),
+        (None, n) => format!("{base}.g{n}-{nonce}"),
+    }
+}
+
 /// A generation never goes down (D3).
 fn raise(status: &mut RdsVolumeStatus, generation: Generation) {
     status.export_generation = status.export_generation.max(Some(generation.0));
@@ -102,5 +117,36 @@ fn ledger(state: FormatState) -> FormatLedger {
         node: None,
         fs_type: None,
         fs_uuid: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i3_d4_a_recovered_volume_keeps_what_is_exported_and_opens_no_old_name() {
+        let base = "nqn.2000-02.com.mikrotik:pvc-1";
+        let g2 = format!("{base}.g2-00000000");
+        let nonce: Nonce = "0a1b2c3d".parse().unwrap();
+        for (generation, exported, want) in [
+            (1, Some(base), base.to_owned()),
+            (1, None, base.to_owned()),
+            (2, Some(g2.as_str()), g2.clone()),
+            (3, Some(g2.as_str()), g2.clone()), // toggled since
+            (3, Some(base), base.to_owned()),
+            (2, None, format!("{base}.g2-0a1b2c3d")),
+            (
+                2,
+                Some("nqn.2000-02.com.mikrotik:pvc-11"),
+                format!("{base}.g2-0a1b2c3d"),
+            ),
+        ] {
+            assert_eq!(
+                recovered(base, Generation(generation), &nonce, exported),
+                want,
+                "{generation} {exported:?}"
+            );
+        }
     }
 }
