@@ -10,6 +10,7 @@ use rds_node_agent::attachment::model::{
     VolumeSeen, Word as Condition,
 };
 
+use crate::volume::FRESH;
 use crate::world::{Attachment, Intent, Said as Operator, World};
 use crate::{Mutation, Protocol};
 
@@ -302,7 +303,7 @@ fn volume(generation: u8, nqn: u8, holds: bool, fenced: bool) -> VolumeSeen {
 fn session(nqn: u8, state: &str, used: bool) -> SessionSeen {
     SessionSeen {
         nqn: name(nqn),
-        generation: Some(u32::from(nqn)),
+        generation: Some(u32::from(nqn % FRESH)),
         state: state.to_owned(),
         used: match used {
             true => Use::Used("pod".to_owned()),

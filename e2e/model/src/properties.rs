@@ -20,13 +20,14 @@ pub const SAFETY: [&str; 8] = [
 ];
 
 /// Must be reached somewhere, or the exploration shows nothing.
-pub const REACHED: [&str; 6] = [
+pub const REACHED: [&str; 7] = [
     "a node connects",
     "a lost node is cut and another one connects",
     "two nodes write in a migration",
     "a rebooted node is released",
     "a peer defers a fence",
     "a toggled export is used again",
+    "a lost record is closed by a cut of everybody",
 ];
 
 /// How many states one is that is left alone, to see how it ends.
@@ -34,7 +35,7 @@ const SAMPLE: u64 = 32;
 
 pub(crate) fn all() -> Vec<Property<Protocol>> {
     let [i3, i4, enters, token, peer, ended, use_, end] = SAFETY;
-    let [connects, fenced, two, rebooted, deferred, toggled] = REACHED;
+    let [connects, fenced, two, rebooted, deferred, toggled, closed] = REACHED;
     vec![
         Property::always(i3, |model: &Protocol, world: &World| one_writer(model, world)),
         Property::always(i4, |_, world: &World| recorded(world)),
@@ -58,6 +59,9 @@ pub(crate) fn all() -> Vec<Property<Protocol>> {
             first.is_some_and(|a| a.gone) && world.machines[0].boot > 0 && world.writers() == [1] && world.nqn == 1
         }),
         Property::sometimes(deferred, |_, world: &World| world.owed && world.writers().len() > 1),
+        Property::sometimes(closed, |_, world: &World| {
+            world.record.fence.is_some_and(|f| f.node.is_none() && f.cut)
+        }),
         Property::sometimes(toggled, |_, world: &World| {
             world.nqn == 1 && world.record.generation > 1 && !world.target.sessions.is_empty()
         }),
@@ -206,7 +210,7 @@ fn unfinished(model: &Protocol, world: &World) -> Option<String> {
         let usurped = attachment
             .intent
             .is_some_and(|i| i.machine != node.machine && i.generation >= record.generation);
-        let excused = !node.online || others || usurped || record.unknown || !model.proven;
+        let excused = !node.online || others || usurped || !model.proven;
         if !excused && !world.connected(node.machine) {
             return Some(format!("node {} is never connected", attachment.node));
         }

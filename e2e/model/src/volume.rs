@@ -5,12 +5,20 @@ use crate::leader;
 use crate::world::{Command, Exec, Record, World};
 use crate::{Mutation, Protocol};
 
+/// Added to the number in an NQN that is made for a recovered volume, so that it differs from that of a fence.
+pub(crate) const FRESH: u8 = 100;
+
 /// The volume's own pass, which comes before that over its attachments. Whether it had something to do.
 pub(crate) fn chore(world: &mut World, i: u8) -> bool {
     let record = world.record.clone();
     let token = world.target.token;
     if record.blank || token > record.generation {
-        // The status was lost or restored: who uses the volume is not known any more.
+        // The status was lost or restored: who uses the volume is not known any more. What is exported stays; a lost export
+        // comes back under a name that nobody has.
+        world.nqn = world.target.exported.unwrap_or(match token {
+            1 => 1,
+            n => n + FRESH,
+        });
         world.record = Record {
             generation: record.generation.max(token),
             unknown: true,
@@ -43,7 +51,10 @@ pub(crate) fn chore(world: &mut World, i: u8) -> bool {
             return true;
         }
     }
-    if token == record.generation && world.target.exported.is_none() {
+    // A renamed export is put right as a lost one is, but not while somebody is recorded as connected to it.
+    let exported = world.target.exported;
+    let wrong = exported.is_none() || (exported != Some(world.nqn) && record.holders.is_empty());
+    if token == record.generation && wrong {
         let command = Command::Repair(record.generation, world.nqn);
         let sent = |e: &Exec| e.command == command && e.waiting.is_some();
         if !world.execs.iter().any(sent) {
@@ -89,7 +100,9 @@ pub(crate) fn run(model: &Protocol, world: &mut World, command: Command) -> bool
         }
         Command::Repair(generation, nqn) => {
             let ours = before == generation || model.wrong(Mutation::RepairWithoutToken);
-            if ours && world.target.exported.is_none() {
+            if ours && world.target.exported != Some(nqn) {
+                world.wrong.ended_under_a_holder |= !world.target.sessions.is_empty();
+                world.target.sessions.clear();
                 world.target.exported = Some(nqn);
             }
             ours
