@@ -3,81 +3,13 @@
 
 mod loops;
 
-use std::cell::Cell;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use loops::{ALL, LIMIT, Loop, inside, kubelet, run, size_of};
+use loops::{ALL, LIMIT, Loop, Staged, inside, kubelet, live, run, size_of};
 use rds_node_agent::filesystem::{FsType, disk};
 use rds_node_agent::mount::options::Options;
-use rds_node_agent::mount::{
-    Access, Disk, Done, MountError, Mounts, Outcome, STORM, Unmount, UnmountError, set_read_only,
-};
-
-fn live() -> Disk {
-    Disk::Live
-}
-
-fn unstage<'a>(target: &'a Path, disk: &'a Loop, state: &'a dyn Fn() -> Disk) -> Unmount<'a> {
-    Unmount {
-        target,
-        device: Some(&disk.device),
-        disk: state,
-        limit: LIMIT,
-    }
-}
-
-/// A staged volume.
-struct Staged {
-    disk: Loop,
-    fs: FsType,
-    _folder: tempfile::TempDir,
-    mounts: Mounts,
-    stage: PathBuf,
-    publish: PathBuf,
-}
-
-fn staged(fs: FsType) -> Staged {
-    let disk = Loop::new(size_of(fs));
-    disk.make(fs).unwrap();
-    let (folder, mounts) = kubelet();
-    let staged = Staged {
-        disk,
-        fs,
-        mounts,
-        stage: folder.path().join("plugins/stage"),
-        publish: folder.path().join("pods/p 1/mount"),
-        _folder: folder,
-    };
-    assert_eq!(staged.mount(Access::ReadWrite).unwrap(), Done::Now);
-    staged
-}
-
-impl Staged {
-    fn mount(&self, access: Access) -> Result<Done, MountError> {
-        self.mounts
-            .mount_device(&self.disk.device, &self.stage, self.fs, access, &["noatime".to_owned()])
-    }
-
-    fn bind(&self, access: Access) -> Result<Done, MountError> {
-        self.mounts
-            .bind(&self.stage, &self.publish, access, &Options::default())
-    }
-
-    fn count(&self) -> usize {
-        let table = self.mounts.table().unwrap();
-        table
-            .entries
-            .iter()
-            .filter(|e| e.mount_point.starts_with(self._folder.path()))
-            .count()
-    }
-
-    fn unstage(&self) -> Result<Outcome, UnmountError> {
-        self.mounts
-            .syncfs_then_unmount(&unstage(&self.stage, &self.disk, &live))
-    }
-}
+use rds_node_agent::mount::{Access, Done, MountError, Outcome, STORM, UnmountError, set_read_only};
 
 #[test]
 fn i12_stage_and_publish_add_nothing_twice() {
@@ -85,7 +17,7 @@ fn i12_stage_and_publish_add_nothing_twice() {
         return;
     }
     for fs in ALL {
-        let volume = staged(fs);
+        let volume = Staged::new(fs);
         assert_eq!(volume.mount(Access::ReadWrite).unwrap(), Done::Already, "{fs:?}");
         std::fs::write(volume.stage.join("data"), "one").unwrap();
         assert_eq!(volume.bind(Access::ReadWrite).unwrap(), Done::Now);
@@ -126,7 +58,7 @@ fn b7_something_else_at_a_target_is_named() {
     if !inside("b7_something_else_at_a_target_is_named") {
         return;
     }
-    let volume = staged(FsType::Ext4);
+    let volume = Staged::new(FsType::Ext4);
     let other = Loop::new(size_of(FsType::Ext4));
     other.make(FsType::Ext4).unwrap();
     let error = volume
@@ -144,7 +76,7 @@ fn b7_something_else_at_a_target_is_named() {
     // Unstage of another volume leaves it alone (B67).
     let error = volume
         .mounts
-        .syncfs_then_unmount(&unstage(&volume.stage, &other, &live))
+        .syncfs_then_unmount(&loops::unstage(&volume.stage, &other, &live))
         .unwrap_err();
     assert!(matches!(error, UnmountError::Foreign { .. }), "{error}");
     assert_eq!(volume.count(), 1);
@@ -169,7 +101,7 @@ fn read_only_publish_refuses_writes_and_leaves_the_stage_writable() {
         return;
     }
     for fs in ALL {
-        let volume = staged(fs);
+        let volume = Staged::new(fs);
         // A call that ended after its bind: finished, not stacked.
         std::fs::create_dir_all(&volume.publish).unwrap();
         run(
@@ -216,7 +148,7 @@ fn i3_read_only_devices_are_mounted_without_a_write() {
         return;
     }
     for fs in ALL {
-        let volume = staged(fs);
+        let volume = Staged::new(fs);
         std::fs::write(volume.stage.join("data"), "one").unwrap();
         volume.unstage().unwrap();
         set_read_only(&volume.disk.device, Access::ReadOnly).unwrap();
@@ -235,7 +167,7 @@ fn r46_b63_the_hundredth_mount_is_the_last() {
         return;
     }
     for fs in [FsType::Ext4, FsType::Btrfs] {
-        let volume = staged(fs);
+        let volume = Staged::new(fs);
         let target = |n: usize| volume.publish.with_file_name(format!("mount{n}"));
         let bind = |n| {
             volume
@@ -314,41 +246,11 @@ fn b62_b9_r73_block_volumes_are_nodes_with_the_right_number() {
 }
 
 #[test]
-fn b5_no_tree_is_ever_removed() {
-    if !inside("b5_no_tree_is_ever_removed") {
-        return;
-    }
-    let volume = staged(FsType::Ext4);
-    volume.bind(Access::ReadWrite).unwrap();
-    volume.unstage().unwrap_err();
-    volume.mounts.unmount(&volume.publish, LIMIT).unwrap();
-    // Data that somebody wrote beneath the mount points.
-    for path in [&volume.publish, &volume.stage] {
-        std::fs::create_dir_all(path).unwrap();
-        std::fs::write(path.join("precious"), "data").unwrap();
-    }
-    let error = volume.mounts.unmount(&volume.publish, LIMIT).unwrap_err();
-    assert!(matches!(error, UnmountError::Left(..)), "{error}");
-    let error = volume.mounts.remove_folder(&volume.stage).unwrap_err();
-    assert!(matches!(error, UnmountError::Left(..)), "{error}");
-    for path in [&volume.publish, &volume.stage] {
-        assert_eq!(std::fs::read(path.join("precious")).unwrap(), b"data");
-    }
-    // A mounted folder is not removed, nor is what it holds.
-    volume.mount(Access::ReadWrite).unwrap();
-    assert!(matches!(
-        volume.mounts.remove_folder(&volume.stage),
-        Err(UnmountError::Foreign { .. })
-    ));
-    volume.unstage().unwrap();
-}
-
-#[test]
 fn targets_outside_of_kubelets_folder_are_refused() {
     if !inside("targets_outside_of_kubelets_folder_are_refused") {
         return;
     }
-    let volume = staged(FsType::Ext4);
+    let volume = Staged::new(FsType::Ext4);
     let outside = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let base = volume.stage.parent().unwrap().parent().unwrap();
     std::os::unix::fs::symlink(outside.path(), base.join("link")).unwrap();
@@ -378,109 +280,6 @@ fn targets_outside_of_kubelets_folder_are_refused() {
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     assert!(base.join("link").is_symlink());
     volume.unstage().unwrap();
-}
-
-#[test]
-fn i7_open_files_keep_a_stage() {
-    if !inside("i7_open_files_keep_a_stage") {
-        return;
-    }
-    let volume = staged(FsType::Xfs);
-    let open = std::fs::File::create(volume.stage.join("open")).unwrap();
-    let error = volume.unstage().unwrap_err();
-    assert!(matches!(error, UnmountError::Busy(_)), "{error}");
-    assert_eq!(volume.count(), 1);
-    drop(open);
-    assert_eq!(volume.unstage().unwrap(), Outcome::Clean);
-}
-
-#[test]
-fn i7_nothing_is_synced_or_unmounted_while_the_disk_is_not_live() {
-    if !inside("i7_nothing_is_synced_or_unmounted_while_the_disk_is_not_live") {
-        return;
-    }
-    let volume = staged(FsType::Ext4);
-    let connecting = || Disk::NotLive("connecting".to_owned());
-    let error = volume
-        .mounts
-        .syncfs_then_unmount(&unstage(&volume.stage, &volume.disk, &connecting))
-        .unwrap_err();
-    assert!(matches!(error, UnmountError::NotLive(..)), "{error}");
-    assert_eq!(volume.count(), 1);
-    // The link goes during the sync.
-    let asked = Cell::new(0);
-    let lost_meanwhile = || {
-        asked.set(asked.get() + 1);
-        if asked.get() == 1 { Disk::Live } else { connecting() }
-    };
-    let error = volume
-        .mounts
-        .syncfs_then_unmount(&unstage(&volume.stage, &volume.disk, &lost_meanwhile))
-        .unwrap_err();
-    assert!(matches!(error, UnmountError::NotLive(..)), "{error}");
-    assert_eq!(volume.count(), 1);
-    volume.unstage().unwrap();
-}
-
-#[test]
-fn i7_a_disk_that_went_is_possible_data_loss_never_success() {
-    if !inside("i7_a_disk_that_went_is_possible_data_loss_never_success") {
-        return;
-    }
-    // It goes: before the sync, during it, during the umount.
-    for live_answers in 0..3 {
-        let volume = staged(FsType::Ext4);
-        let asked = Cell::new(0);
-        let state = || {
-            asked.set(asked.get() + 1);
-            if asked.get() <= live_answers {
-                Disk::Live
-            } else {
-                Disk::Gone
-            }
-        };
-        let outcome = volume
-            .mounts
-            .syncfs_then_unmount(&unstage(&volume.stage, &volume.disk, &state))
-            .unwrap();
-        assert!(
-            matches!(outcome, Outcome::PossibleDataLoss(_)),
-            "{live_answers}: {outcome:?}"
-        );
-        assert_eq!(volume.count(), 0);
-    }
-    // The kernel has no such disk any more (a host whose /sys does not list it): a stale mount, in use even.
-    let volume = staged(FsType::Ext4);
-    let host = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(host.path().join("sys/dev/block")).unwrap();
-    std::os::unix::fs::symlink("/proc", host.path().join("proc")).unwrap();
-    let blind = Mounts::new(host.path(), volume._folder.path());
-    let open = std::fs::File::create(volume.stage.join("open")).unwrap();
-    let what = Unmount {
-        device: None,
-        ..unstage(&volume.stage, &volume.disk, &live)
-    };
-    let outcome = blind.syncfs_then_unmount(&what).unwrap();
-    assert!(matches!(outcome, Outcome::PossibleDataLoss(_)), "{outcome:?}");
-    assert_eq!(volume.count(), 0);
-    assert_eq!(blind.syncfs_then_unmount(&what).unwrap(), Outcome::NotMounted);
-    drop(open);
-}
-
-#[test]
-fn stacked_mounts_of_an_earlier_driver_all_go() {
-    if !inside("stacked_mounts_of_an_earlier_driver_all_go") {
-        return;
-    }
-    let volume = staged(FsType::Ext4);
-    for _ in 0..3 {
-        let stage = volume.stage.to_str().unwrap();
-        run("mount", &["--bind", stage, stage]);
-    }
-    assert_eq!(volume.count(), 4);
-    assert_eq!(volume.mount(Access::ReadWrite).unwrap(), Done::Already);
-    assert_eq!(volume.unstage().unwrap(), Outcome::Clean);
-    assert_eq!(volume.count(), 0);
 }
 
 #[test]

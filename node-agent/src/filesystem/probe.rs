@@ -319,3 +319,6 @@ fn describe(disk: &Regions, opinion: &Opinion, superblocks: &[Superblock], first
     }
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use rds_node_agent::filesystem::FsType;
 use rds_node_agent::filesystem::format::{self, FormatError, Plan};
 use rds_node_agent::filesystem::probe::{self, Found};
 use rds_node_agent::filesystem::signature::Superblock;
-use rds_node_agent::mount::Mounts;
+use rds_node_agent::mount::options::Options;
+use rds_node_agent::mount::{Access, Disk, Done, MountError, Mounts, Outcome, Unmount, UnmountError};
 
 pub const LIMIT: Duration = Duration::from_secs(60);
 pub const ALL: [FsType; 4] = [FsType::Ext4, FsType::Ext3, FsType::Xfs, FsType::Btrfs];
@@ -167,5 +168,70 @@ pub fn size_of(fs: FsType) -> u64 {
     match fs {
         FsType::Ext4 | FsType::Ext3 => 96 * MIB,
         FsType::Xfs | FsType::Btrfs => 320 * MIB,
+    }
+}
+
+pub fn live() -> Disk {
+    Disk::Live
+}
+
+pub fn unstage<'a>(target: &'a Path, disk: &'a Loop, state: &'a dyn Fn() -> Disk) -> Unmount<'a> {
+    Unmount {
+        target,
+        device: Some(&disk.device),
+        disk: state,
+        limit: LIMIT,
+    }
+}
+
+/// A staged volume.
+pub struct Staged {
+    pub disk: Loop,
+    fs: FsType,
+    pub folder: tempfile::TempDir,
+    pub mounts: Mounts,
+    pub stage: PathBuf,
+    pub publish: PathBuf,
+}
+
+impl Staged {
+    pub fn new(fs: FsType) -> Self {
+        let disk = Loop::new(size_of(fs));
+        disk.make(fs).unwrap();
+        let (folder, mounts) = kubelet();
+        let staged = Self {
+            disk,
+            fs,
+            mounts,
+            stage: folder.path().join("plugins/stage"),
+            publish: folder.path().join("pods/p 1/mount"),
+            folder,
+        };
+        assert_eq!(staged.mount(Access::ReadWrite).unwrap(), Done::Now);
+        staged
+    }
+
+    pub fn mount(&self, access: Access) -> Result<Done, MountError> {
+        self.mounts
+            .mount_device(&self.disk.device, &self.stage, self.fs, access, &["noatime".to_owned()])
+    }
+
+    pub fn bind(&self, access: Access) -> Result<Done, MountError> {
+        self.mounts
+            .bind(&self.stage, &self.publish, access, &Options::default())
+    }
+
+    pub fn count(&self) -> usize {
+        let table = self.mounts.table().unwrap();
+        table
+            .entries
+            .iter()
+            .filter(|e| e.mount_point.starts_with(self.folder.path()))
+            .count()
+    }
+
+    pub fn unstage(&self) -> Result<Outcome, UnmountError> {
+        self.mounts
+            .syncfs_then_unmount(&unstage(&self.stage, &self.disk, &live))
     }
 }
