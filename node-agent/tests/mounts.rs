@@ -9,7 +9,7 @@ use std::path::Path;
 use loops::{ALL, LIMIT, Loop, Staged, inside, kubelet, live, run, size_of};
 use rds_node_agent::filesystem::{FsType, disk};
 use rds_node_agent::mount::options::Options;
-use rds_node_agent::mount::{Access, Done, MountError, Outcome, STORM, UnmountError, set_read_only};
+use rds_node_agent::mount::{Access, Done, MountError, Mounts, Outcome, STORM, UnmountError, set_read_only};
 
 #[test]
 fn i12_stage_and_publish_add_nothing_twice() {
@@ -138,6 +138,22 @@ fn read_only_publish_refuses_writes_and_leaves_the_stage_writable() {
             "{there:?}: that of the stage is kept"
         );
         volume.mounts.unmount(&volume.publish, LIMIT).unwrap();
+        volume.unstage().unwrap();
+
+        // A stage that its options make read-only and noexec: every publish of it is, each time, and in both ways.
+        let options = ["ro,noexec".to_owned()];
+        let mounts = &volume.mounts;
+        mounts
+            .mount_device(&volume.disk.device, &volume.stage, fs, Access::ReadWrite, &options)
+            .unwrap();
+        for access in [Access::ReadWrite, Access::ReadOnly] {
+            assert_eq!(volume.bind(access).unwrap(), Done::Now, "{fs:?}");
+            assert_eq!(volume.bind(access).unwrap(), Done::Already, "{fs:?}");
+            let there = mounts.mounted(&volume.publish).unwrap().unwrap();
+            assert!(there.read_only() && there.options.contains("noexec"), "{there:?}");
+            mounts.unmount(&volume.publish, LIMIT).unwrap();
+        }
+        assert!(!mounts.is_stale(&mounts.mounted(&volume.stage).unwrap().unwrap()));
         volume.unstage().unwrap();
     }
 }
@@ -283,8 +299,8 @@ fn targets_outside_of_kubelets_folder_are_refused() {
 }
 
 #[test]
-fn a_mount_that_the_kernel_refuses_is_an_error_with_the_reason() {
-    if !inside("a_mount_that_the_kernel_refuses_is_an_error_with_the_reason") {
+fn b64_what_cannot_be_mounted_is_an_error_with_the_reason() {
+    if !inside("b64_what_cannot_be_mounted_is_an_error_with_the_reason") {
         return;
     }
     let blank = Loop::new(size_of(FsType::Ext4));
@@ -296,6 +312,10 @@ fn a_mount_that_the_kernel_refuses_is_an_error_with_the_reason() {
     assert!(matches!(error, MountError::Kernel { .. }), "{error}");
     assert!(error.to_string().contains(blank.name()), "{error}");
     assert!(matches!(mount(&["noload".to_owned()]), Err(MountError::Option(_))));
+    // B64: without the mount table nothing is mounted.
+    let blind = Mounts::new("/nonexistent", folder.path());
+    let blind = blind.mount_device(&blank.device, &stage, FsType::Ext4, Access::ReadWrite, &[]);
+    assert!(matches!(blind, Err(MountError::Table(_))), "{blind:?}");
     std::fs::remove_dir(&stage).unwrap();
     std::fs::write(&stage, "").unwrap();
     assert!(

@@ -119,6 +119,7 @@ fn i7_a_disk_that_went_is_possible_data_loss_never_success() {
         device: None,
         ..unstage(&volume.stage, &volume.disk, &live)
     };
+    assert!(blind.is_stale(&blind.mounted(&volume.stage).unwrap().unwrap()), "b76");
     let outcome = blind.syncfs_then_unmount(&what).unwrap();
     assert!(matches!(outcome, Outcome::PossibleDataLoss(_)), "{outcome:?}");
     assert_eq!(volume.count(), 0);

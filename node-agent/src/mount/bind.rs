@@ -23,7 +23,8 @@ impl Mounts {
             .top(source)
             .ok_or_else(|| MountError::NotStaged(source.to_owned()))?
             .clone();
-        let read_only = access == Access::ReadOnly || options.flags.contains(MountFlags::RDONLY);
+        // A bind of what is read-only is read-only whatever is asked.
+        let read_only = access == Access::ReadOnly || options.flags.contains(MountFlags::RDONLY) || staged.read_only();
         let kernel = |what: &str, error: rustix::io::Errno| MountError::Kernel {
             what: format!("{what} {}", source.display()),
             target: target.to_owned(),
@@ -59,7 +60,8 @@ impl Mounts {
         } else {
             let flags = options.of_a_mount();
             if !flags.is_empty() {
-                rustix::mount::mount_remount(place.through(), MountFlags::BIND | flags, c"")
+                let flags = MountFlags::BIND | flags | inherited(&staged.options);
+                rustix::mount::mount_remount(place.through(), flags, c"")
                     .map_err(|e| kernel("set options of the bind of", e))?;
             }
         }
@@ -77,13 +79,27 @@ impl Mounts {
             target: target.to_owned(),
             error,
         };
-        let flags = MountFlags::BIND | MountFlags::RDONLY | options.of_a_mount();
+        let now = self.table()?.top(target).map(|there| inherited(&there.options));
+        let flags = MountFlags::BIND | MountFlags::RDONLY | options.of_a_mount() | now.unwrap_or(MountFlags::empty());
         rustix::mount::mount_remount(place.through(), flags, c"").map_err(|e| failed(e.into()))?;
         match self.table()?.top(target) {
             Some(there) if there.read_only() => Ok(()),
             Some(_) | None => Err(failed(std::io::Error::other("the mount table still says read-write"))),
         }
     }
+}
+
+/// A remount sets all flags anew: those that a mount has and must keep. The times of access are kept by the kernel.
+fn inherited(options: &str) -> MountFlags {
+    let kept = [
+        ("nosuid", MountFlags::NOSUID),
+        ("nodev", MountFlags::NODEV),
+        ("noexec", MountFlags::NOEXEC),
+        ("nosymfollow", MountFlags::NOSYMFOLLOW),
+    ];
+    kept.into_iter()
+        .filter(|(name, _)| options.split(',').any(|option| option == *name))
+        .fold(MountFlags::empty(), |all, (_, flag)| all | flag)
 }
 
 /// A mount in words.

@@ -182,7 +182,7 @@ impl Mounts {
 
     /// State of the disk of that very mount, which is not the volume's disk of today when the connection was lost in between.
     fn state(&self, what: &Unmount<'_>, there: &Entry) -> Result<Disk, UnmountError> {
-        let Some(number) = there.disk().filter(|number| self.exists(*number)) else {
+        let Some(number) = there.disk().filter(|_| !self.is_stale(there)) else {
             return Ok(Disk::Gone);
         };
         let ours = what
@@ -203,6 +203,13 @@ impl Mounts {
         let path = self.host_root.join("sys/dev/block").join(numbers(number));
         // Anything but "no such entry" means that it may exist.
         !matches!(std::fs::symlink_metadata(path), Err(e) if e.kind() == std::io::ErrorKind::NotFound)
+    }
+
+    /// Whether the disk of that mount is gone while it is mounted: what is seen there is what the kernel still remembers. It is
+    /// cleared by [`Mounts::syncfs_then_unmount`] with no device, never mounted over.
+    #[must_use]
+    pub fn is_stale(&self, there: &Entry) -> bool {
+        there.disk().is_none_or(|number| !self.exists(number))
     }
 
     fn detach(&self, target: &Path, place: &Place) -> Result<(), UnmountError> {
