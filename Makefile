@@ -4,7 +4,7 @@
 
 help:     ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-demo:     ## a PVC on a simulated RDS, from claim to clean bill, on a real control plane; KEEP=1 leaves it running
+demo:     ## a PVC on a simulated RDS, from claim to clean bill, then real pods on two nodes in VMs; KEEP=1 leaves it running, NODES=0 goes without nodes
 	@e2e/need.sh && cargo run --quiet --package e2e --bin demo
 test:     ## all that must hold: fmt, clippy, docs, unit and end-to-end tests
 	@e2e/test.sh

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::Result;
 use e2e::appliance::Appliance;
 use e2e::lab::Options;
-use e2e::{Lab, tools};
+use e2e::{Lab, tools, vm};
 use kube::Api;
 use kube::api::ListParams;
 use rds_crds::{RdsAttachment, RdsServer};
@@ -113,11 +113,21 @@ async fn demo(keep: bool, start: Instant) -> Result<bool> {
         appliance.remove(&lab).await?;
     }
 
+    heading(&format!(
+        "{}, {:.0} s after the start",
+        vm::demo::heading(),
+        start.elapsed().as_secs_f32()
+    ));
+    let (more_disks, more_files) = vm::demo::show(&lab).await?;
+
     // A person is about to read this: what the listings print late must not come behind the last line.
     shown.abort();
     heading(&format!("The bill, after {:.0} s", start.elapsed().as_secs_f32()));
     let objects = objects(&lab, keep).await?;
-    let (disks, files) = (appliance.disks().len(), appliance.images().len());
+    let (disks, files) = (
+        appliance.disks().len() + more_disks,
+        appliance.images().len() + more_files,
+    );
     if keep {
         print_how_to_play(&lab, &appliance);
     }
