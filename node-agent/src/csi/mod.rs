@@ -22,6 +22,7 @@ pub mod socket;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod unary;
 mod unstage;
 pub mod users;
 

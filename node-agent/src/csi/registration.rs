@@ -4,17 +4,16 @@
 //! by itself. A socket that somebody removed is made anew.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use csi_proto::pluginregistration::v1 as api;
-use csi_proto::pluginregistration::v1::registration_server::{Registration, RegistrationServer};
+use prost::Message;
 use tokio::time::{MissedTickBehavior, interval};
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
-use super::socket;
+use super::{socket, unary};
 
 /// Kind of the plugin, as kubelet spells it.
 const KIND: &str = "CSIPlugin";
@@ -40,32 +39,30 @@ impl Plugin {
     }
 }
 
-#[tonic::async_trait]
-impl Registration for Plugin {
-    async fn get_info(&self, _: Request<api::InfoRequest>) -> Result<Response<api::PluginInfo>, Status> {
-        Ok(Response::new(api::PluginInfo {
-            r#type: KIND.to_owned(),
-            name: self.driver.clone(),
-            endpoint: self.endpoint.display().to_string(),
-            supported_versions: VERSIONS.map(str::to_owned).into(),
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        request: Request<api::RegistrationStatus>,
-    ) -> Result<Response<api::RegistrationStatusResponse>, Status> {
-        let status = request.into_inner();
-        if status.plugin_registered {
-            info!(driver = self.driver, "registered with kubelet");
-        } else {
-            warn!(
+impl Plugin {
+    /// Only GetInfo has an empty request; the other call says how the registration went.
+    fn answer(&self, message: &[u8]) -> Vec<u8> {
+        if message.is_empty() {
+            let info = api::PluginInfo {
+                r#type: KIND.to_owned(),
+                name: self.driver.clone(),
+                endpoint: self.endpoint.display().to_string(),
+                supported_versions: VERSIONS.map(str::to_owned).into(),
+            };
+            return info.encode_to_vec();
+        }
+        match api::RegistrationStatus::decode(message) {
+            Ok(status) if status.plugin_registered => info!(driver = self.driver, "registered with kubelet"),
+            Ok(status) => warn!(
                 driver = self.driver,
                 why = status.error,
                 "kubelet did not register the driver; it tries again by itself"
-            );
+            ),
+            Err(error) => {
+                warn!(driver = self.driver, %error, "kubelet said something unreadable about the registration")
+            }
         }
-        Ok(Response::new(api::RegistrationStatusResponse {}))
+        api::RegistrationStatusResponse {}.encode_to_vec()
     }
 }
 
@@ -89,9 +86,8 @@ pub async fn run(plugin: Plugin, folder: PathBuf, stop: CancellationToken) -> an
                 }
             }
         };
-        let serve = tonic::transport::Server::builder()
-            .add_service(RegistrationServer::new(plugin.clone()))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), gone.clone().cancelled_owned());
+        let answering = plugin.clone();
+        let serve = unary::serve(listener, Arc::new(move |message: &[u8]| answering.answer(message)));
         // A connection that kubelet keeps open must hold up neither the new socket nor the end.
         tokio::select! {
             served = serve => served?,
