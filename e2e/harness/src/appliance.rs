@@ -47,6 +47,19 @@ pub struct Disk {
     pub exported: bool,
 }
 
+/// What tells a copy of a disk from its original.
+#[derive(Clone, Debug)]
+pub struct Copy {
+    /// Slot.
+    pub slot: String,
+    /// Path of the image, with leading slash.
+    pub path: String,
+    /// Comment.
+    pub comment: String,
+    /// NQN of the export.
+    pub nqn: String,
+}
+
 /// A command that came over SSH.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -340,6 +353,25 @@ impl Appliance {
     /// The private key of the operator's user.
     pub fn private_key(&self) -> String {
         self.sim.client_private_key()
+    }
+
+    /// Copies the row at `slot`, with images that take no room.
+    pub fn copy_disk(&self, slot: &str, copies: Vec<Copy>) -> Result<()> {
+        self.sim.edit(|state| {
+            let template = state.disks.slot(slot).cloned();
+            let template = template.with_context(|| format!("no disk {slot}"))?;
+            for copy in copies {
+                let mut disk = template.clone();
+                state.add_file(&copy.path, ".img file", disk.size, 0, "");
+                if let Some(image) = &mut disk.image {
+                    image.path = copy.path;
+                }
+                (disk.slot, disk.comment, disk.export.nqn) = (copy.slot, copy.comment, copy.nqn);
+                disk.export.namespace_uuid = None;
+                state.add_disk(disk);
+            }
+            Ok(())
+        })
     }
 
     /// Waits until no command that is late or hangs can still come: what was delayed has run.

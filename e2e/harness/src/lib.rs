@@ -15,6 +15,7 @@ pub mod lab;
 pub mod machine;
 pub mod manifest;
 pub mod noop;
+pub mod population;
 pub mod process;
 pub mod replica;
 pub mod supervisor;

@@ -1,7 +1,7 @@
 //! `make bench`: measures what the operator costs, prints a table, writes `target/bench/report.json` as name: value.
 //!
 //! Nothing is asserted on time: numbers are to be read. `BENCH=burst` runs only the parts whose name contains the word;
-//! `BENCH_VOLUMES=1000` lowers the largest number of idle volumes.
+//! `BENCH_VOLUMES=0,1000` sets the numbers of idle volumes, ascending.
 
 mod audit;
 mod burst;

@@ -145,7 +145,7 @@ async fn overheads(
     Ok(over)
 }
 
-fn create(name: &str, server: &str) -> csi::CreateVolumeRequest {
+pub(crate) fn create(name: &str, server: &str) -> csi::CreateVolumeRequest {
     use csi::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
     csi::CreateVolumeRequest {
         name: name.into(),
