@@ -7,6 +7,7 @@ pub mod csi;
 mod events;
 pub mod health;
 pub mod leader;
+mod queue;
 mod report;
 pub mod routeros;
 pub mod server;

@@ -5,6 +5,7 @@
 //! Invariant: "absent" is never concluded from here; who needs that asks the API server.
 
 mod index;
+mod packed;
 mod watched;
 
 use std::fmt::Debug;
@@ -20,13 +21,12 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
-use serde::de::DeserializeOwned;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::index::Words;
-pub use self::watched::{Feed, WaitEnded, Watched};
+pub use self::watched::{Feed, Kept, WaitEnded, Watched};
 use crate::health::{Health, Heartbeat, Readiness};
 use crate::telemetry::{Telemetry, chain};
 
@@ -146,7 +146,7 @@ impl Watches<'_> {
         api: impl FnOnce(Client) -> Api<DeserializeGuard<K>>,
     ) -> Watched<K>
     where
-        K: Resource<DynamicType = ()> + Words + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+        K: Kept + Clone + Debug,
     {
         let (watched, feeder) = Watched::new(kind);
         let context = Context {
@@ -180,7 +180,7 @@ struct Context {
 /// The loop of one watch.
 async fn feed<K>(mut feed: Feed<K>, api: Api<DeserializeGuard<K>>, context: Context) -> anyhow::Result<()>
 where
-    K: Resource<DynamicType = ()> + Words + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+    K: Kept + Clone + Debug,
 {
     let Context {
         beat,
@@ -206,7 +206,7 @@ where
                     let filled = matches!(event, Event::InitDone);
                     feed.take(event);
                     if filled {
-                        info!(kind, objects = feed.cache().store().len(), "cache filled");
+                        info!(kind, objects = feed.cache().count(), "cache filled");
                         ready.set(true);
                     }
                     beat.beat();
@@ -224,7 +224,7 @@ where
                     beat.beat();
                 }
                 let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-                telemetry.cached_objects.with_label_values(&[kind]).set(count(feed.cache().store().len()));
+                telemetry.cached_objects.with_label_values(&[kind]).set(count(feed.cache().count()));
                 telemetry.malformed_objects.with_label_values(&[kind]).set(count(feed.cache().malformed().len()));
             }
         }

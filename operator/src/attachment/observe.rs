@@ -148,7 +148,13 @@ pub(crate) fn alive_nodes(world: &World, clock: &Clock, patience: Patience) -> V
         let pulse = pulse(world, clock, name, patience);
         standing(&facts, pulse, false, false, patience.grace) == Standing::Alive
     };
-    let mut names: Vec<String> = world.nodes.all().iter().map(|n| n.name_any()).filter(alive).collect();
+    let mut names: Vec<String> = world
+        .nodes
+        .names()
+        .iter()
+        .map(ToString::to_string)
+        .filter(alive)
+        .collect();
     names.sort();
     names
 }
@@ -267,7 +273,7 @@ pub(crate) async fn seen(
     let cut_now = volume.annotations().get(ANNOTATION_FENCE_NOW).cloned();
     let lost = view.holders.iter().filter(|h| h.standing == Standing::Lost);
     let lost: Vec<&str> = lost.map(|h| h.node.as_str()).collect();
-    let volumes = outside.world.volumes.all();
+    let volumes = outside.world.volumes.cut();
     let volumes = volumes.iter().map(std::sync::Arc::as_ref);
     Ok(Seen {
         licence: licence(server, volumes, &lost, cut_now.as_deref(), now),

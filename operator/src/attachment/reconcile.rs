@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use kube::runtime::controller::Action;
 use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
 use rds_crds::volume::FencePhase;
 use rds_crds::{RdsServer, RdsVolume};
@@ -15,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::crash;
 use crate::events::Announcer;
+use crate::queue::Action;
 use crate::routeros::{Client, Generation, Guard, Nonce, Nqn, OwnerTag, RdsError};
 
 use super::api::{ApiError, Store};

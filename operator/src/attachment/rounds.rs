@@ -83,20 +83,8 @@ impl Rounds {
 
     /// Every volume that somebody holds, was cut from, or asks for, is looked at again, each by itself (R58, R60).
     fn wake(&self) -> usize {
-        let concerned = |v: &RdsVolume| {
-            v.status.as_ref().is_some_and(|s| {
-                !s.holders.is_empty() || !s.fenced.is_empty() || s.fence.is_some() || s.holders_unknown_since.is_some()
-            })
-        };
-        let mut names: BTreeSet<String> = self
-            .world
-            .volumes
-            .store()
-            .state_filter(concerned)
-            .iter()
-            .map(|v| v.name_any())
-            .collect();
-        names.extend(self.world.attachments.all().iter().map(|a| a.spec.volume.clone()));
+        let mut names: BTreeSet<Arc<str>> = self.world.volumes.names_in_use().into_iter().collect();
+        names.extend(self.world.attachments.iter().map(|a| a.spec.volume.into()));
         names
             .into_iter()
             .filter(|name| self.triggers.send(name.clone()).is_ok())

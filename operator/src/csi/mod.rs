@@ -15,6 +15,7 @@ mod expand;
 pub mod failure;
 mod identity;
 mod meter;
+mod missing;
 pub mod parameters;
 pub mod placement;
 mod query;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::attach::attachment;
 use self::call::InFlight;
 use self::failure::Failure;
+use self::missing::Missing;
 use crate::telemetry::Telemetry;
 use crate::world::{WaitEnded, World};
 
@@ -64,6 +66,7 @@ pub struct Csi {
     settings: Arc<Settings>,
     telemetry: Telemetry,
     in_flight: InFlight,
+    missing: Missing,
 }
 
 impl Csi {
@@ -75,6 +78,7 @@ impl Csi {
             settings: Arc::new(settings),
             telemetry,
             in_flight: InFlight::default(),
+            missing: Missing::default(),
         }
     }
 

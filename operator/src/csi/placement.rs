@@ -3,7 +3,6 @@
 //! Invariant: path and NQN of a volume are below what the server owns, with a boundary (B55); one identity (K1).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use csi_proto::csi::v1::{Topology, TopologyRequirement};
 use kube::{Resource, ResourceExt};
@@ -25,7 +24,7 @@ pub struct Identity {
 }
 
 /// The name of the RdsServer that is meant: the one named, else the one with that management address, else `default`.
-pub fn server_name(parameters: &Parameters, servers: &[Arc<RdsServer>]) -> Result<String, Failure> {
+pub fn server_name(parameters: &Parameters, servers: impl Iterator<Item = RdsServer>) -> Result<String, Failure> {
     if let Some(name) = &parameters.server {
         return Ok(name.clone());
     }
@@ -33,7 +32,6 @@ pub fn server_name(parameters: &Parameters, servers: &[Arc<RdsServer>]) -> Resul
         return Ok(DEFAULT_SERVER.to_owned());
     };
     let mut names: Vec<_> = servers
-        .iter()
         .filter(|s| s.spec.management.address == *address)
         .filter(|s| parameters.ssh_port.is_none_or(|port| port == ssh_port(s)))
         .map(|s| s.name_any())
@@ -156,14 +154,14 @@ mod tests {
 
     use super::*;
 
-    fn server(name: &str, more: Value) -> Arc<RdsServer> {
+    fn server(name: &str, more: Value) -> RdsServer {
         let mut spec = json!({
             "management": {"address": "10.0.0.1", "user": "csi"}, "secretRef": {"name": "s"},
             "storage": {"address": "10.1.0.1"}, "basePath": "/pool/csi",
         });
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let object = json!({"apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": name}, "spec": spec});
-        Arc::new(serde_json::from_value(object).unwrap())
+        serde_json::from_value(object).unwrap()
     }
 
     fn parameters(given: &[(&str, &str)]) -> Parameters {
@@ -178,7 +176,7 @@ mod tests {
             server("b", other.clone()),
             server("c", other),
         ];
-        let name = |given: &[(&str, &str)]| server_name(&parameters(given), &all);
+        let name = |given: &[(&str, &str)]| server_name(&parameters(given), all.iter().cloned());
         assert_eq!(name(&[]).unwrap(), "default");
         assert_eq!(name(&[("server", "z")]).unwrap(), "z");
         assert_eq!(name(&[("rdsAddress", "10.0.0.1")]).unwrap(), "default");

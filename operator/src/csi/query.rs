@@ -1,13 +1,12 @@
 //! What only reads: ValidateVolumeCapabilities, ListVolumes, GetCapacity. All from the caches, but for "not found".
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use csi_proto::csi::v1 as csi;
 use kube::ResourceExt;
 use rds_crds::RdsVolume;
 use rds_crds::condition::is_true;
 use rds_crds::identity::is_canary;
-use tracing::warn;
 
 use super::capability::Capabilities;
 use super::failure::{Failure, shown};
@@ -70,29 +69,22 @@ impl Csi {
 
     pub(super) fn list(&self, request: &csi::ListVolumesRequest) -> Result<csi::ListVolumesResponse, Failure> {
         self.synced()?;
-        // The canary of the self-test is nobody's volume.
-        let made = |v: &RdsVolume| !is_canary(v) && v.status.as_ref().is_some_and(|s| s.capacity.is_some());
-        let mut volumes = self.world.volumes.store().state_filter(made);
-        volumes.sort_unstable_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        let names: Vec<_> = volumes
-            .iter()
-            .map(|v| v.metadata.name.as_deref().unwrap_or_default())
-            .collect();
+        let names = self.world.volumes.names();
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let (range, next_token) = page(&names, request.max_entries, &request.starting_token)?;
-        let nodes = self.nodes_by_volume();
-        let entries = volumes[range].iter().map(|volume| {
+        // The canary of the self-test is nobody's volume.
+        let made = |v: &Arc<RdsVolume>| !is_canary(v) && v.status.as_ref().is_some_and(|s| s.capacity.is_some());
+        let volumes = names[range].iter().filter_map(|name| self.world.volumes.get(name));
+        let entries = volumes.filter(made).map(|volume| {
             let server = self.world.servers.get(&volume.spec.server);
             let topology = server
                 .as_ref()
                 .and_then(|s| placement::topology(s, None).ok())
                 .unwrap_or_default();
             csi::list_volumes_response::Entry {
-                volume: Some(context::volume(volume, server.as_deref(), topology)),
+                volume: Some(context::volume(&volume, server.as_deref(), topology)),
                 status: Some(csi::list_volumes_response::VolumeStatus {
-                    published_node_ids: published(
-                        volume,
-                        nodes.get(volume.metadata.name.as_deref().unwrap_or_default()),
-                    ),
+                    published_node_ids: published(&volume, &self.admitted(&volume.name_any())),
                     volume_condition: None,
                 }),
             }
@@ -103,18 +95,16 @@ impl Csi {
         })
     }
 
-    /// The admitted attachments by volume, as node and UID.
-    fn nodes_by_volume(&self) -> BTreeMap<String, Vec<(String, String)>> {
-        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for attachment in self.world.attachments.all() {
+    /// The admitted attachments of a volume, as node and UID.
+    fn admitted(&self, volume: &str) -> Vec<(String, String)> {
+        let of_volume = self.world.attachments.of_volume(volume);
+        let admitted = of_volume.iter().filter(|attachment| {
             let conditions = attachment.status.as_ref().map(|s| s.conditions.as_slice());
-            if is_true(conditions.unwrap_or_default(), ADMITTED) {
-                let spec = &attachment.spec;
-                let node = (spec.node.clone(), attachment.uid().unwrap_or_default());
-                all.entry(spec.volume.clone()).or_default().push(node);
-            }
-        }
-        all
+            is_true(conditions.unwrap_or_default(), ADMITTED)
+        });
+        admitted
+            .map(|a| (a.spec.node.clone(), a.uid().unwrap_or_default()))
+            .collect()
     }
 
     pub(super) async fn capacity(&self, request: csi::GetCapacityRequest) -> Result<csi::GetCapacityResponse, Failure> {
@@ -123,13 +113,11 @@ impl Csi {
             Capabilities::parse(&request.volume_capabilities)?;
         }
         let parameters = Parameters::parse(&request.parameters)?;
-        let name = placement::server_name(&parameters, &self.world.servers.all())?;
-        let Some(server) = self.find_server(&name).await? else {
+        let name = placement::server_name(&parameters, self.world.servers.iter())?;
+        let server = self.find_server(&name).await?;
+        self.missing.note(&name, server.is_some());
+        let Some(server) = server else {
             // Nothing can be made there, and that is an answer: the scheduler looks elsewhere.
-            warn!(
-                server = name,
-                "capacity of an RdsServer that does not exist was asked for"
-            );
             return Ok(told(0));
         };
         placement::check(&parameters, &server)?;
@@ -152,11 +140,11 @@ impl Csi {
 
 /// Pure: the nodes that have the volume: admitted, recorded as holders, and not cut. csi-attacher attaches and detaches by
 /// this list, so a node that was cut must never be on it.
-fn published(volume: &RdsVolume, admitted: Option<&Vec<(String, String)>>) -> Vec<String> {
+fn published(volume: &RdsVolume, admitted: &[(String, String)]) -> Vec<String> {
     let Some(status) = &volume.status else {
         return Vec::new();
     };
-    let admitted = |node: &str, uid: &str| admitted.is_some_and(|all| all.iter().any(|(n, u)| n == node && u == uid));
+    let admitted = |node: &str, uid: &str| admitted.iter().any(|(n, u)| n == node && u == uid);
     let holders = status
         .holders
         .iter()

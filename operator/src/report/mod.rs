@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use kube::runtime::controller::Action;
 use rds_crds::attachment::{AgentFormat, AgentStatus, kind as said_kind};
 use rds_crds::condition::{Saying, find_condition, is_true, kind, set_condition};
 use rds_crds::volume::{BreakerState, FormatLedger, RdsVolumeStatus, VolumeMode};
@@ -22,6 +21,7 @@ use tracing::info;
 pub(crate) use self::breaker::News;
 use crate::crash;
 use crate::events::Announcer;
+use crate::queue::Action;
 use crate::volume::{ApiError, Store, applied_part};
 use crate::world::World;
 

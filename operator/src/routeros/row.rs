@@ -171,7 +171,7 @@ struct RawDisk {
 }
 
 /// A row of `/disk`: one of our images, or anything else the appliance has.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "RawDisk")]
 pub struct DiskRow {
     /// Name of the row.

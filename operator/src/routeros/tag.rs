@@ -81,7 +81,7 @@ impl FromStr for Nonce {
 }
 
 /// Whose disk it is, and of which generation. `Display` is the whole comment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OwnerTag {
     /// Cluster.
     pub cluster: ClusterId,
@@ -185,7 +185,7 @@ impl FromStr for OwnerTag {
 }
 
 /// What a disk's comment says about its owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Ownership {
     /// No comment.
     Untagged,

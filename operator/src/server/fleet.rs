@@ -122,6 +122,8 @@ impl Handle {
 pub(crate) struct Fleet {
     handles: Mutex<HashMap<String, Arc<Handle>>>,
     attachments_complete: Mutex<Option<Timestamp>>,
+    /// The last conclusion about each server that was looked at; nothing of one that cannot even be connected to.
+    concluded: Mutex<HashMap<String, Option<Fitness>>>,
 }
 
 impl Fleet {
@@ -137,6 +139,18 @@ impl Fleet {
     /// The last such moment.
     pub(crate) fn attachments_complete_at(&self) -> Option<Timestamp> {
         *self.attachments_complete.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records what a pass over a server concluded; true if that is new.
+    pub(crate) fn conclude(&self, server: &str, fitness: Option<Fitness>) -> bool {
+        let mut all = self.concluded.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(server.to_owned(), fitness.clone()) != Some(fitness)
+    }
+
+    /// Whether anything was concluded about a server yet. What has to be said of its volumes is not known before.
+    pub(crate) fn has_looked(&self, server: &str) -> bool {
+        let all = self.concluded.lock().unwrap_or_else(PoisonError::into_inner);
+        all.contains_key(server)
     }
 
     /// The handle of a server, if its controller has made one.
@@ -168,6 +182,10 @@ impl Fleet {
     /// Forgets a server.
     pub(crate) fn remove(&self, server: &str) {
         self.lock().remove(server);
+        self.concluded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(server);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod credentials;
 pub(crate) mod decide;
+mod drift;
 pub mod facts;
 pub(crate) mod fleet;
 pub(crate) mod reconcile;
@@ -15,10 +16,13 @@ use futures::{Stream, StreamExt};
 use kube::ResourceExt;
 use rds_crds::RdsServer;
 
+use crate::queue::Name;
+use crate::world::World;
+
 pub(crate) use reconcile::{Context, run};
 
 /// Only what a person or the API server changes: our own status writes wake nobody.
-fn changes(all: impl Stream<Item = Arc<RdsServer>>) -> impl Stream<Item = reconcile::Request> {
+fn changes(all: impl Stream<Item = Arc<RdsServer>>) -> impl Stream<Item = Name> {
     all.scan(HashMap::new(), |known, server| {
         let meta = &server.metadata;
         let print = (
@@ -29,7 +33,21 @@ fn changes(all: impl Stream<Item = Arc<RdsServer>>) -> impl Stream<Item = reconc
         );
         let name = server.name_any();
         let changed = known.insert(name.clone(), print.clone()) != Some(print);
-        std::future::ready(Some(changed.then(|| reconcile::Request::new(&name))))
+        std::future::ready(Some(changed.then(|| Name::from(name))))
     })
     .filter_map(std::future::ready)
+}
+
+/// A server whose number of volumes changed; within a moment, as they come and go in bursts.
+fn counts(world: &World) -> impl Stream<Item = Name> + use<> {
+    let volumes = world.volumes.clone();
+    let changes = volumes.changes();
+    changes
+        .scan(HashMap::<String, usize>::new(), move |known, volume| {
+            let server = volume.spec.server.clone();
+            let count = volumes.count_on(&server);
+            let changed = known.insert(server.clone(), count) != Some(count);
+            std::future::ready(Some(changed.then(|| Name::from(server))))
+        })
+        .filter_map(std::future::ready)
 }

@@ -1,15 +1,13 @@
 //! The thin shell around [`super::decide`]: one shared listing an interval, the status, and the drift scan that wakes volumes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::runtime::controller::{self, Action, Config};
-use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition, whole_seconds};
 use rds_crds::identity::is_canary;
@@ -21,14 +19,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::events::Announcer;
-use crate::routeros::{Client as RouterOs, ClusterId, DiskRow, Inventory, RouterosMetrics};
+use crate::queue::{self, Action, Name};
+use crate::routeros::{Client as RouterOs, ClusterId, Inventory, RouterosMetrics};
 use crate::telemetry::chain;
 use crate::volume::Trigger;
 use crate::world::World;
 
 use super::credentials::{Trouble, fingerprint, target};
 use super::decide::{Answer, Known, fitness, status};
+use super::drift::{Rows, mark};
 use super::fleet::{Fitness, Fleet, Handle};
+
+/// How long after a volume came or went its server says how many there are: a burst is told once.
+const COUNTED: Duration = Duration::from_secs(1);
 
 /// What all passes share.
 pub(crate) struct Context {
@@ -40,7 +43,7 @@ pub(crate) struct Context {
     pub(crate) inventory_interval: Duration,
     pub(crate) metrics: Option<RouterosMetrics>,
     pub(crate) triggers: Trigger,
-    /// Failures in a row and the last rows, by server; may be forgotten at any time.
+    /// Failures in a row and the marks of the last rows, by server; may be forgotten at any time.
     pub(crate) memory: Mutex<HashMap<String, Remembered>>,
 }
 
@@ -48,33 +51,30 @@ pub(crate) struct Context {
 #[derive(Default)]
 pub(crate) struct Remembered {
     failures: u32,
-    rows: HashMap<String, DiskRow>,
+    rows: Rows,
 }
 
 /// Runs until `stop`.
 pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
-    let servers = context.world.servers.clone();
-    let store = servers.store();
     // Status writes of our own come back as changes; a pass whose listing is fresh enough costs nothing on the appliance.
-    let queue = super::changes(servers.changes())
-        .map(Ok::<_, std::convert::Infallible>)
-        .take_until(stop.cancelled_owned());
-    controller::applier(
-        |server, cx| Box::pin(reconcile(server, cx)),
-        |_, _, _| Action::requeue(Duration::from_secs(2)),
-        context,
-        store,
-        queue,
-        Config::default().concurrency(16),
-    )
-    .for_each(|result| async move {
-        match result {
-            Ok((server, action)) => debug!(%server, ?action, "reconciled"),
-            Err(controller::Error::ObjectNotFound(server)) => debug!(%server, "gone from the cache"),
-            Err(error) => warn!(error = chain(&error), "reconciling a server failed"),
+    let changed = super::changes(context.world.servers.changes()).map(|name| (name, Duration::ZERO));
+    let counted = super::counts(&context.world).map(|name| (name, COUNTED));
+    let names = stream::select(changed, counted);
+    queue::work(names, 16, stop, |name| pass(name, context.clone())).await;
+}
+
+async fn pass(name: Name, cx: Arc<Context>) -> Action {
+    let Some(server) = cx.world.servers.get(&name) else {
+        debug!(server = &*name, "gone from the cache");
+        return Action::await_change();
+    };
+    match reconcile(server, cx).await {
+        Ok(action) => action,
+        Err(error) => {
+            warn!(server = &*name, error = chain(&error), "reconciling a server failed");
+            Action::requeue(Duration::from_secs(2))
         }
-    })
-    .await;
+    }
 }
 
 async fn reconcile(server: Arc<RdsServer>, cx: Arc<Context>) -> Result<Action, kube::Error> {
@@ -89,7 +89,8 @@ async fn reconcile(server: Arc<RdsServer>, cx: Arc<Context>) -> Result<Action, k
         (false, false) => {
             set_finalizers(&api, &server, true).await?;
         }
-        (true, true) if !named_by_volumes(&cx.world.client, &name).await? => {
+        // The cache may lag behind: only a live list says that there are none.
+        (true, true) if cx.world.volumes.count_on(&name) == 0 && !named_by_volumes(&cx.world.client, &name).await? => {
             cx.fleet.remove(&name);
             set_finalizers(&api, &server, false).await?;
             info!(server = name, "released");
@@ -116,11 +117,11 @@ async fn reconcile(server: Arc<RdsServer>, cx: Arc<Context>) -> Result<Action, k
         delay = delay.min(Duration::from_secs(5));
     }
     if let Ok((handle, listing)) = &seen {
-        let fit = fitness(&server, listing);
-        let changed = handle.fitness() != fit;
-        handle.conclude(fit.clone());
-        wake(&name, listing, changed, &cx);
+        handle.conclude(fitness(&server, listing));
     }
+    let fit = cx.fleet.get(&name).map(|handle| handle.fitness());
+    let concluded = cx.fleet.conclude(&name, fit);
+    wake(&name, seen.as_ref().ok().map(|(_, listing)| &**listing), concluded, &cx);
     Ok(Action::requeue(delay))
 }
 
@@ -165,37 +166,29 @@ fn after(name: &str, seen: &Result<(Arc<Handle>, Arc<Inventory>), Trouble>, cx: 
     backoff.min(Duration::from_secs(30)).mul_f64(jitter)
 }
 
-/// Wakes the volumes whose rows changed since the last listing, or all if the server became usable or not.
-fn wake(name: &str, listing: &Inventory, all: bool, cx: &Context) {
-    let rows: HashMap<String, DiskRow> = listing.disks.iter().map(|d| (d.slot.clone(), d.clone())).collect();
-    let old = {
+/// Wakes the volumes whose rows changed since the last listing, or all if another conclusion was drawn about the server.
+fn wake(name: &str, listing: Option<&Inventory>, all: bool, cx: &Context) {
+    let changed = listing.map(|listing| {
+        let rows = Rows::of(&listing.disks);
         let mut memory = cx.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut memory.entry(name.to_owned()).or_default().rows, rows.clone())
-    };
-    let changed: HashSet<&str> = rows
-        .values()
-        .filter(|row| old.get(&row.slot) != Some(row))
-        .chain(old.values().filter(|row| !rows.contains_key(&row.slot)))
-        .flat_map(|row| [Some(row.slot.as_str()), row.path.as_deref()])
-        .flatten()
-        .collect();
+        let known = &mut memory.entry(name.to_owned()).or_default().rows;
+        let changed = rows.changed(known);
+        *known = rows;
+        changed
+    });
+    let changed = changed.unwrap_or_default();
     if changed.is_empty() && !all {
         return;
     }
-    for volume in cx.world.volumes.all() {
-        let Some(status) = volume.status.as_ref().filter(|_| volume.spec.server == name) else {
-            if all && volume.spec.server == name {
-                let _ = cx.triggers.send(volume.name_any());
-            }
-            continue;
-        };
-        let concerned = [&status.slot, &status.path]
-            .into_iter()
-            .flatten()
-            .any(|word| changed.contains(word.as_str()));
-        if all || concerned {
+    let concerned = |volume: &RdsVolume| {
+        let status = volume.status.as_ref();
+        let words = status.map(|s| [&s.slot, &s.path]).into_iter().flatten().flatten();
+        words.map(|word| mark(word)).any(|mark| changed.contains(&mark))
+    };
+    for volume in cx.world.volumes.names_on(name) {
+        if all || cx.world.volumes.get(&volume).is_some_and(|v| concerned(&v)) {
             // The receiver ends with the lease; then nobody is to be woken.
-            let _ = cx.triggers.send(volume.name_any());
+            let _ = cx.triggers.send(volume);
         }
     }
 }
@@ -206,9 +199,10 @@ fn known(server: &RdsServer, name: &str, world: &World) -> Known {
         incomplete: !world.volumes.malformed().is_empty() || !world.volumes.is_synced(),
         ..Known::default()
     };
-    for volume in world.volumes.all().iter().filter(|v| v.spec.server == name) {
+    let names = world.volumes.names_on(name);
+    for volume in names.iter().filter_map(|name| world.volumes.get(name)) {
         // The canary of the self-test is there for seconds and nobody's volume.
-        known.volumes += u32::from(!is_canary(volume));
+        known.volumes += u32::from(!is_canary(&volume));
         let uid = volume.metadata.uid.as_deref().unwrap_or_default();
         let status = volume.status.as_ref();
         let slot = volume
@@ -231,10 +225,18 @@ fn known(server: &RdsServer, name: &str, world: &World) -> Known {
 
 /// A live answer: a server goes only when no volume names it any more.
 async fn named_by_volumes(client: &Client, name: &str) -> Result<bool, kube::Error> {
-    let volumes = Api::<RdsVolume>::all(client.clone())
-        .list(&ListParams::default())
-        .await?;
-    Ok(volumes.items.iter().any(|v| v.spec.server == name))
+    let volumes = Api::<RdsVolume>::all(client.clone());
+    let mut params = ListParams::default().limit(500);
+    loop {
+        let page = volumes.list(&params).await?;
+        if page.items.iter().any(|v| v.spec.server == name) {
+            return Ok(true);
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(false),
+        }
+    }
 }
 
 fn deletion(server: &RdsServer, volumes: u32, status: &mut RdsServerStatus, now: Timestamp) {
@@ -313,6 +315,3 @@ async fn write(
     }
     Ok(())
 }
-
-/// The object that a queue asks to look at.
-pub(super) type Request = ObjectRef<RdsServer>;

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::controller::{self, Action, Config};
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use rds_crds::RdsVolume;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::queue::{self, Action, Name};
 use crate::telemetry::chain;
 use crate::world::World;
 
@@ -23,50 +22,50 @@ use super::api::ApiError;
 use super::reconcile::{Context, reconcile};
 
 /// A volume that shall be looked at, by name.
-pub(crate) type Trigger = mpsc::UnboundedSender<String>;
+pub(crate) type Trigger = mpsc::UnboundedSender<Name>;
 
 /// Runs until `stop`; then finishes what is under way.
 pub(crate) async fn run(
     context: Arc<Context>,
-    triggers: mpsc::UnboundedReceiver<String>,
+    triggers: mpsc::UnboundedReceiver<Name>,
     concurrency: u16,
     stop: CancellationToken,
 ) {
     let changes = relevant(context.world.volumes.changes());
-    let triggers = stream::unfold(triggers, |mut rx| async move {
-        rx.recv().await.map(|name| (ObjectRef::new(&name), rx))
-    });
-    let queue = stream::select(stream::select(changes, triggers), neighbours(&context.world))
-        .map(Ok::<_, std::convert::Infallible>)
-        .take_until(stop.clone().cancelled_owned());
-    let store = context.world.volumes.store();
+    let triggers = stream::unfold(triggers, |mut rx| async move { rx.recv().await.map(|name| (name, rx)) });
+    let names = stream::select(stream::select(changes, triggers), neighbours(&context.world));
     let lonely = release_lonely(context.world.clone(), stop.clone());
-    let config = Config::default().concurrency(concurrency);
-    let work = controller::applier(
-        |volume, cx| Box::pin(reconcile(volume, cx)),
-        error_policy,
-        context,
-        store,
-        queue,
-        config,
-    )
-    .for_each(|result| async move {
-        match result {
-            Ok((volume, action)) => debug!(%volume, ?action, "reconciled"),
-            Err(controller::Error::ObjectNotFound(volume)) => debug!(%volume, "gone from the cache"),
-            Err(controller::Error::ReconcilerFailed(error, volume)) => match &error {
-                ApiError::Conflict(_) => debug!(%volume, "changed meanwhile"),
-                ApiError::Api { .. } => warn!(%volume, error = chain(&error), "reconcile failed"),
-            },
-            Err(error) => warn!(error = chain(&error), "the queue of volumes failed"),
-        }
-    });
+    let names = names.map(|name| (name, Duration::ZERO));
+    let work = queue::work(names, concurrency.into(), stop, |name| pass(name, context.clone()));
     tokio::join!(work, lonely);
 }
 
+async fn pass(name: Name, cx: Arc<Context>) -> Action {
+    let Some(volume) = cx.world.volumes.get(&name) else {
+        debug!(volume = &*name, "gone from the cache");
+        cx.memory.forget(&name);
+        return Action::await_change();
+    };
+    match reconcile(volume, cx.clone()).await {
+        Ok(action) => {
+            debug!(volume = &*name, ?action, "reconciled");
+            action
+        }
+        Err(error @ ApiError::Conflict(_)) => {
+            debug!(volume = &*name, error = chain(&error), "changed meanwhile");
+            // The cache is a moment behind; it will have the newer object very soon.
+            Action::requeue(Duration::from_millis(rand::random_range(50..150)))
+        }
+        Err(error @ ApiError::Api { .. }) => {
+            warn!(volume = &*name, error = chain(&error), "reconcile failed");
+            Action::requeue(cx.memory.backoff(&name))
+        }
+    }
+}
+
 /// Volumes whose attachments changed, or the nodes that hold them.
-fn neighbours(world: &World) -> impl Stream<Item = ObjectRef<RdsVolume>> + use<> {
-    let attachments = world.attachments.changes().map(|a| ObjectRef::new(&a.spec.volume));
+fn neighbours(world: &World) -> impl Stream<Item = Name> + use<> {
+    let attachments = world.attachments.changes().map(|a| Name::from(a.spec.volume.as_str()));
     let volumes = world.volumes.clone();
     let nodes = world
         .nodes
@@ -78,23 +77,8 @@ fn neighbours(world: &World) -> impl Stream<Item = ObjectRef<RdsVolume>> + use<>
             std::future::ready(Some(changed.then_some(name)))
         })
         .filter_map(std::future::ready)
-        .flat_map(move |node| {
-            let held: Vec<_> = volumes
-                .all()
-                .iter()
-                .filter(|v| holds(v, &node))
-                .map(|v| ObjectRef::new(&v.name_any()))
-                .collect();
-            stream::iter(held)
-        });
+        .flat_map(move |node| stream::iter(volumes.names_of(&node)));
     stream::select(attachments, nodes)
-}
-
-fn holds(volume: &RdsVolume, node: &str) -> bool {
-    volume
-        .status
-        .as_ref()
-        .is_some_and(|s| s.holders.iter().any(|h| h.node == node) || s.fenced.iter().any(|f| f.node == node))
 }
 
 fn node_fingerprint(node: &Node) -> u64 {
@@ -126,7 +110,7 @@ fn node_fingerprint(node: &Node) -> u64 {
 async fn release_lonely(world: World, stop: CancellationToken) {
     let mut changes = std::pin::pin!(world.attachments.changes());
     while let Some(Some(attachment)) = stop.run_until_cancelled(changes.next()).await {
-        if attachment.metadata.deletion_timestamp.is_none() || world.volumes.get(&attachment.spec.volume).is_some() {
+        if attachment.metadata.deletion_timestamp.is_none() || world.volumes.has(&attachment.spec.volume) {
             continue;
         }
         let volumes: Api<RdsVolume> = Api::all(world.client.clone());
@@ -151,25 +135,17 @@ async fn release_lonely(world: World, stop: CancellationToken) {
     }
 }
 
-fn error_policy(volume: Arc<RdsVolume>, error: &ApiError, cx: Arc<Context>) -> Action {
-    match error {
-        // The cache is a moment behind; it will have the newer object very soon.
-        ApiError::Conflict(_) => Action::requeue(Duration::from_millis(rand::random_range(50..150))),
-        ApiError::Api { .. } => Action::requeue(cx.memory.backoff(&volume.name_any())),
-    }
-}
-
 /// Only what a person, the CSI services or the API server change: our own status writes wake nobody.
-fn relevant(changes: impl Stream<Item = Arc<RdsVolume>>) -> impl Stream<Item = ObjectRef<RdsVolume>> {
+fn relevant(changes: impl Stream<Item = Arc<RdsVolume>>) -> impl Stream<Item = Name> {
     changes
-        .scan(HashMap::<String, u64>::new(), |known, volume| {
+        .scan(HashMap::<Name, u64>::new(), |known, volume| {
             let fingerprint = fingerprint(&volume);
-            let name = volume.name_any();
+            let name = Name::from(volume.name_any());
             let changed = known.insert(name.clone(), fingerprint) != Some(fingerprint);
             if volume.metadata.deletion_timestamp.is_some() && volume.finalizers().is_empty() {
                 known.remove(&name);
             }
-            std::future::ready(Some(changed.then(|| ObjectRef::new(&name))))
+            std::future::ready(Some(changed.then_some(name)))
         })
         .filter_map(std::future::ready)
 }

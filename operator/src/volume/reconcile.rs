@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use kube::runtime::controller::Action;
 use rds_crds::names::FINALIZER;
 use rds_crds::{RdsServer, RdsVolume, Reason};
 use tokio::time::Instant;
@@ -17,6 +16,7 @@ use tracing::{debug, info};
 use crate::attachment;
 use crate::crash;
 use crate::events::Announcer;
+use crate::queue::Action;
 use crate::report;
 use crate::routeros::{ClusterId, DiskRow, Guard, Inventory, Look, Nonce};
 use crate::server::fleet::{Fitness, Fleet, Handle};
@@ -34,6 +34,9 @@ use super::want::Want;
 
 /// Steps of one pass; a sound decision needs fewer than ten.
 const MAX_STEPS: usize = 24;
+
+/// Should the first look at a server wake nobody, they look themselves after this time.
+const FIRST_LOOK: Duration = Duration::from_secs(60);
 
 /// What all passes share.
 pub(crate) struct Context {
@@ -106,6 +109,10 @@ pub(crate) async fn reconcile(volume: Arc<RdsVolume>, cx: Arc<Context>) -> Resul
         crash::after("add-finalizer");
     }
     let server = cx.world.servers.get(&volume.spec.server);
+    if server.is_some() && !cx.fleet.has_looked(&volume.spec.server) {
+        // Just started: what could be said now would be taken back a moment later. The first look wakes all volumes.
+        return Ok(Action::requeue(FIRST_LOOK));
+    }
     let wanted = match &server {
         Some(server) => Want::of(&volume, server, &cx.cluster).map_err(|e| (Reason::Invalid, e.0)),
         None => Err((

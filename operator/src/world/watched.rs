@@ -1,24 +1,24 @@
 //! The cache of one kind: its objects, who waits for one of them, and the stream of changes.
+//!
+//! Objects are kept packed, see [`super::packed`]: whoever asks for one gets a copy of his own.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, stream};
 use kube::core::DeserializeGuard;
-use kube::runtime::reflector;
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
-use rds_crds::RdsAttachment;
+use rds_crds::{RdsAttachment, RdsVolume};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
-use super::index::{Index, Words};
+use super::index::{CUT, IN_USE, Index, Words, by_uid, of_node, of_volume, on_server};
+use super::packed::{Packed, Packer};
 
 /// Changes that a slow reader may fall behind before it is told to read everything again.
 const CHANGES: usize = 1024;
@@ -32,71 +32,77 @@ pub enum WaitEnded {
     Closing,
 }
 
+/// A kind that can be kept.
+pub trait Kept: Resource<DynamicType = ()> + Words + Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+impl<K: Resource<DynamicType = ()> + Words + Serialize + DeserializeOwned + Send + Sync + 'static> Kept for K {}
+
 /// The cache of one kind; clones share it.
-pub struct Watched<K: Resource<DynamicType = ()> + Clone + 'static> {
-    store: Store<K>,
-    shared: Arc<Shared<K>>,
+pub struct Watched<K> {
+    shared: Arc<Shared>,
+    of: std::marker::PhantomData<fn() -> K>,
 }
 
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Clone for Watched<K> {
+impl<K> Clone for Watched<K> {
     fn clone(&self) -> Self {
         Self {
-            store: self.store.clone(),
             shared: self.shared.clone(),
+            of: self.of,
         }
     }
 }
 
-struct Shared<K> {
+struct Shared {
     kind: &'static str,
-    synced: AtomicBool,
-    changes: broadcast::Sender<Change<K>>,
+    synced: watch::Sender<bool>,
+    objects: Mutex<Objects>,
+    changes: broadcast::Sender<Change>,
     waiters: Mutex<HashMap<String, watch::Sender<()>>>,
     malformed: Mutex<BTreeMap<String, String>>,
-    index: Mutex<Index>,
-    /// Of a namespaced kind, of which one namespace is watched: that one, once an object was seen.
-    namespace: OnceLock<String>,
 }
 
-enum Change<K> {
-    One(Arc<K>),
+/// By name. The index never lacks an object that is here.
+#[derive(Default)]
+struct Objects {
+    all: BTreeMap<Arc<str>, Arc<Packed>>,
+    index: Index,
+}
+
+#[derive(Clone)]
+enum Change {
+    One(Arc<Packed>),
     All,
 }
 
-impl<K> Clone for Change<K> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::One(object) => Self::One(object.clone()),
-            Self::All => Self::All,
-        }
-    }
-}
-
 /// The writing end of a [`Watched`].
-pub struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
-    writer: Writer<K>,
+pub struct Feed<K> {
     watched: Watched<K>,
+    packer: Packer,
+    /// A list that is not complete yet.
+    coming: Objects,
 }
 
-impl<K> Watched<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
-{
+impl<K: Kept> Watched<K> {
     /// An empty cache and its writing end.
     #[must_use]
     pub fn new(kind: &'static str) -> (Self, Feed<K>) {
-        let (store, writer) = reflector::store();
-        let shared = Arc::new(Shared {
-            kind,
-            synced: AtomicBool::new(false),
-            changes: broadcast::channel(CHANGES).0,
-            waiters: Mutex::default(),
-            malformed: Mutex::default(),
-            index: Mutex::default(),
-            namespace: OnceLock::new(),
-        });
-        let watched = Self { store, shared };
-        (watched.clone(), Feed { writer, watched })
+        let watched = Self {
+            shared: Arc::new(Shared {
+                kind,
+                synced: watch::channel(false).0,
+                objects: Mutex::default(),
+                changes: broadcast::channel(CHANGES).0,
+                waiters: Mutex::default(),
+                malformed: Mutex::default(),
+            }),
+            of: std::marker::PhantomData,
+        };
+        let feed = Feed {
+            watched: watched.clone(),
+            packer: Packer::default(),
+            coming: Objects::default(),
+        };
+        (watched, feed)
     }
 
     /// The kind, for logs and labels.
@@ -105,26 +111,47 @@ where
         self.shared.kind
     }
 
-    /// The store itself, for a Controller.
+    /// How many objects there are.
     #[must_use]
-    pub fn store(&self) -> Store<K> {
-        self.store.clone()
+    pub fn count(&self) -> usize {
+        lock(&self.shared.objects).all.len()
     }
 
     /// The object as last seen. `None` proves nothing: the cache lags.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<K>> {
-        let mut key = ObjectRef::new(name);
-        if let Some(namespace) = self.shared.namespace.get() {
-            key = key.within(namespace);
-        }
-        self.store.get(&key)
+        let packed = lock(&self.shared.objects).all.get(name).cloned()?;
+        self.unpack(&packed).map(Arc::new)
     }
 
-    /// All objects as last seen, in no order.
+    /// Whether there is an object of that name, as last seen.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<K>> {
-        self.store.state()
+    pub fn has(&self, name: &str) -> bool {
+        lock(&self.shared.objects).all.contains_key(name)
+    }
+
+    /// All names as last seen, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        lock(&self.shared.objects).all.keys().cloned().collect()
+    }
+
+    /// All objects as last seen, in the order of their names, one at a time: together they would be large.
+    pub fn iter(&self) -> impl Iterator<Item = K> + use<'_, K> {
+        let all: Vec<Arc<Packed>> = lock(&self.shared.objects).all.values().cloned().collect();
+        all.into_iter().filter_map(|packed| self.unpack(&packed))
+    }
+
+    fn found_by(&self, word: &str) -> Vec<Arc<K>> {
+        let names = lock(&self.shared.objects).index.names(word);
+        names.iter().filter_map(|name| self.get(name)).collect()
+    }
+
+    fn unpack(&self, packed: &Packed) -> Option<K> {
+        let object = packed.unpack();
+        object
+            .inspect_err(|error| error!(kind = self.shared.kind, error, "cannot unpack an object of the cache"))
+            .ok()
     }
 
     /// Stored objects that cannot be read, with the reason. They exist: nothing of theirs is an orphan.
@@ -136,36 +163,39 @@ where
     /// Whether the cache has been filled once.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        self.shared.synced.load(Ordering::Acquire)
+        *self.shared.synced.borrow()
     }
 
-    /// Waits until the cache has been filled once; for ever if its loop has died.
+    /// Waits until the cache has been filled once.
     pub async fn synced(&self) {
-        if self.store.wait_until_ready().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        // The sending end lives as long as this reader.
+        let _ = self.shared.synced.subscribe().wait_for(|synced| *synced).await;
     }
 
     /// Every object now in the cache, then each one that changes or is deleted. A reader that falls far behind gets
-    /// everything again. Never ends; meant for `Controller::for_shared_stream`.
+    /// everything again. Never ends.
     pub fn changes(&self) -> impl Stream<Item = Arc<K>> + Send + use<K> {
-        let state = (
-            self.shared.changes.subscribe(),
-            VecDeque::from(self.all()),
-            self.store.clone(),
-        );
-        stream::unfold(state, |(mut changes, mut pending, store)| async move {
+        let watched = self.clone();
+        let state = (self.shared.changes.subscribe(), watched.everything(), watched);
+        stream::unfold(state, |(mut changes, mut pending, watched)| async move {
             loop {
-                if let Some(object) = pending.pop_front() {
-                    return Some((object, (changes, pending, store)));
+                if let Some(packed) = pending.pop_front() {
+                    let Some(object) = watched.unpack(&packed) else {
+                        continue;
+                    };
+                    return Some((Arc::new(object), (changes, pending, watched)));
                 }
                 match changes.recv().await {
-                    Ok(Change::One(object)) => pending.push_back(object),
-                    Ok(Change::All) | Err(broadcast::error::RecvError::Lagged(_)) => pending.extend(store.state()),
+                    Ok(Change::One(packed)) => pending.push_back(packed),
+                    Ok(Change::All) | Err(broadcast::error::RecvError::Lagged(_)) => pending = watched.everything(),
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 }
             }
         })
+    }
+
+    fn everything(&self) -> VecDeque<Arc<Packed>> {
+        lock(&self.shared.objects).all.values().cloned().collect()
     }
 
     /// Calls `judge` with the object of that name now and after each change of it, until it answers.
@@ -191,36 +221,60 @@ where
 }
 
 impl Watched<RdsAttachment> {
-    /// The attachments of a volume as last seen, without a walk over all others.
+    /// The attachments of a volume as last seen.
     #[must_use]
     pub fn of_volume(&self, volume: &str) -> Vec<Arc<RdsAttachment>> {
-        let mut found = self.found_by(volume);
-        found.retain(|a| a.spec.volume == volume);
-        found
+        self.found_by(&of_volume(volume))
     }
 
     /// The attachment with this UID as last seen.
     #[must_use]
     pub fn of_uid(&self, uid: &str) -> Option<Arc<RdsAttachment>> {
-        let mut found = self.found_by(uid).into_iter();
-        found.find(|a| a.metadata.uid.as_deref() == Some(uid))
+        self.found_by(&by_uid(uid)).pop()
+    }
+}
+
+impl Watched<RdsVolume> {
+    /// How many volumes name this server, as last seen.
+    #[must_use]
+    pub fn count_on(&self, server: &str) -> usize {
+        lock(&self.shared.objects).index.count(&on_server(server))
     }
 
-    fn found_by(&self, word: &str) -> Vec<Arc<RdsAttachment>> {
-        let names = lock(&self.shared.index).names(word);
-        names.iter().filter_map(|name| self.get(name)).collect()
+    /// Names of the volumes that name this server, as last seen.
+    #[must_use]
+    pub fn names_on(&self, server: &str) -> Vec<Arc<str>> {
+        lock(&self.shared.objects).index.names(&on_server(server))
+    }
+
+    /// Names of the volumes that the node holds or was cut off from, as last seen.
+    #[must_use]
+    pub fn names_of(&self, node: &str) -> Vec<Arc<str>> {
+        lock(&self.shared.objects).index.names(&of_node(node))
+    }
+
+    /// Names of the volumes that somebody holds, may hold, or was cut off from, as last seen.
+    #[must_use]
+    pub fn names_in_use(&self) -> Vec<Arc<str>> {
+        lock(&self.shared.objects).index.names(IN_USE)
+    }
+
+    /// The volumes from which a node was cut off or is being, as last seen.
+    #[must_use]
+    pub fn cut(&self) -> Vec<Arc<RdsVolume>> {
+        self.found_by(CUT)
     }
 }
 
 /// A place in the list of waiters, given back on drop.
-struct Waiter<K> {
-    shared: Arc<Shared<K>>,
+struct Waiter {
+    shared: Arc<Shared>,
     name: String,
     changes: Option<watch::Receiver<()>>,
 }
 
-impl<K> Waiter<K> {
-    fn new(shared: &Arc<Shared<K>>, name: &str) -> Self {
+impl Waiter {
+    fn new(shared: &Arc<Shared>, name: &str) -> Self {
         let changes = lock(&shared.waiters)
             .entry(name.to_owned())
             .or_insert_with(|| watch::channel(()).0)
@@ -242,7 +296,7 @@ impl<K> Waiter<K> {
     }
 }
 
-impl<K> Drop for Waiter<K> {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.changes = None;
         let mut waiters = lock(&self.shared.waiters);
@@ -255,10 +309,20 @@ impl<K> Drop for Waiter<K> {
     }
 }
 
-impl<K> Feed<K>
-where
-    K: Resource<DynamicType = ()> + Words + Clone + Debug + Send + Sync + 'static,
-{
+impl Objects {
+    fn put<K: Kept>(&mut self, object: &K, packed: Arc<Packed>) {
+        let name = Arc::from(object.name_any());
+        self.index.put(&name, object.words());
+        self.all.insert(name, packed);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.all.remove(name);
+        self.index.remove(name);
+    }
+}
+
+impl<K: Kept> Feed<K> {
     /// The cache that this feeds.
     #[must_use]
     pub fn cache(&self) -> &Watched<K> {
@@ -268,42 +332,36 @@ where
     /// Takes one event of the watch into the cache, then wakes who waits for it.
     pub fn take(&mut self, event: Event<DeserializeGuard<K>>) {
         let Some(event) = self.readable(event) else { return };
-        let shared = &self.watched.shared;
-        let old = match &event {
-            Event::Apply(object) | Event::InitApply(object) => {
-                lock(&shared.index).add(object);
-                self.watched.get(&object.name_any())
-            }
-            Event::Delete(_) | Event::Init | Event::InitDone => None,
-        };
-        self.writer.apply_watcher_event(&event);
-        match (&event, old) {
-            (Event::Apply(object), Some(old)) => lock(&shared.index).remove(old.as_ref(), Some(object)),
-            (Event::Delete(object), _) => lock(&shared.index).remove(object, None),
-            // What went while nobody watched: everything anew.
-            (Event::InitDone, _) => {
-                let mut index = Index::default();
-                self.watched.all().iter().for_each(|object| index.add(object.as_ref()));
-                *lock(&shared.index) = index;
-            }
-            (Event::Apply(_) | Event::Init | Event::InitApply(_), _) => {}
-        }
         let (change, name) = match event {
+            Event::Init => {
+                self.coming = Objects::default();
+                return;
+            }
+            Event::InitApply(object) => {
+                if let Some(packed) = self.pack(&object) {
+                    self.coming.put(&object, packed);
+                }
+                return;
+            }
+            Event::InitDone => {
+                *lock(&self.watched.shared.objects) = std::mem::take(&mut self.coming);
+                self.watched.shared.synced.send_replace(true);
+                (Change::All, None)
+            }
             Event::Apply(object) => {
+                let Some(packed) = self.pack(&object) else { return };
                 let name = object.name_any();
-                let object = self.watched.get(&name).unwrap_or_else(|| Arc::new(object));
-                (Change::One(object), Some(name))
+                lock(&self.watched.shared.objects).put(&object, packed.clone());
+                (Change::One(packed), Some(name))
             }
             Event::Delete(object) => {
                 let name = object.name_any();
-                (Change::One(Arc::new(object)), Some(name))
-            }
-            Event::Init | Event::InitApply(_) => return,
-            Event::InitDone => {
-                shared.synced.store(true, Ordering::Release);
-                (Change::All, None)
+                lock(&self.watched.shared.objects).remove(&name);
+                let Some(packed) = self.pack(&object) else { return };
+                (Change::One(packed), Some(name))
             }
         };
+        let shared = &self.watched.shared;
         // No reader at all is no error.
         let _ = shared.changes.send(change);
         let waiters = lock(&shared.waiters);
@@ -316,10 +374,26 @@ where
         }
     }
 
+    fn pack(&mut self, object: &K) -> Option<Arc<Packed>> {
+        let kind = self.watched.shared.kind;
+        let packed = self.packer.pack(object);
+        packed
+            .inspect_err(|error| {
+                error!(
+                    kind,
+                    name = object.name_any(),
+                    error,
+                    "cannot pack an object for the cache"
+                )
+            })
+            .ok()
+            .map(Arc::new)
+    }
+
     /// Keeps the last readable version of an object that has become malformed: it exists.
     fn readable(&self, event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
         let shared = &self.watched.shared;
-        let read = |guard: DeserializeGuard<K>| match guard.0 {
+        let good = |guard: DeserializeGuard<K>| match guard.0 {
             Ok(object) => {
                 lock(&shared.malformed).remove(&object.name_any());
                 Some(object)
@@ -333,14 +407,8 @@ where
                     "cannot read a stored object, it is left alone"
                 );
                 lock(&shared.malformed).insert(name.clone(), invalid.error);
-                self.watched.get(&name).map(Arc::unwrap_or_clone)
+                self.watched.get(&name).and_then(Arc::into_inner)
             }
-        };
-        let good = |guard: DeserializeGuard<K>| {
-            if let Some(namespace) = guard.namespace() {
-                shared.namespace.get_or_init(|| namespace);
-            }
-            read(guard)
         };
         match event {
             Event::Apply(guard) => good(guard).map(Event::Apply),
@@ -351,7 +419,7 @@ where
                 let object = guard
                     .0
                     .ok()
-                    .or_else(|| self.watched.get(&name).map(Arc::unwrap_or_clone));
+                    .or_else(|| self.watched.get(&name).and_then(Arc::into_inner));
                 object.map(Event::Delete)
             }
             Event::Init => {
@@ -373,11 +441,9 @@ mod tests {
 
     use std::time::Duration;
 
+    use super::*;
     use futures::StreamExt;
     use k8s_openapi::api::coordination::v1::Lease;
-    use rds_crds::RdsVolume;
-
-    use super::*;
 
     fn guard(name: &str, uid: &str, capacity: Value) -> DeserializeGuard<RdsVolume> {
         serde_json::from_value(json!({
@@ -487,7 +553,49 @@ mod tests {
         assert_eq!(of("w"), ["c"], "until the new list is complete, the old one holds");
         feed.take(Event::InitDone);
         assert!(of("w").is_empty() && attachments.of_uid("3").is_none());
-        assert_eq!(lock(&attachments.shared.index).names("w"), Vec::<String>::new());
+        assert_eq!(lock(&attachments.shared.objects).index.count("volume/w"), 0);
+    }
+
+    #[test]
+    fn volumes_are_found_by_server_by_node_and_by_cut() {
+        let volume = |name: &str, server: &str, holders: &[&str]| -> DeserializeGuard<RdsVolume> {
+            let holders: Vec<_> = holders
+                .iter()
+                .map(|node| json!({"node": node, "attachmentUID": "u", "role": "Primary", "since": "2026-11-21T11:51:55Z"}))
+                .collect();
+            let fenced = json!([{"node": "lost", "at": "2026-11-21T11:51:55Z", "generation": 2}]);
+            let fenced = if name == "cut" { fenced } else { json!([]) };
+            serde_json::from_value(json!({
+                "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": name, "uid": name},
+                "spec": {"server": server, "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
+                "status": {"holders": holders, "fenced": fenced},
+            }))
+            .unwrap()
+        };
+        let (volumes, mut feed) = Watched::<RdsVolume>::new("RdsVolume");
+        feed.take(Event::Init);
+        feed.take(Event::InitApply(volume("a", "s", &["n"])));
+        feed.take(Event::InitApply(volume("b", "u", &[])));
+        feed.take(Event::InitApply(volume("cut", "s", &[])));
+        feed.take(Event::InitDone);
+        let names = |found: Vec<Arc<str>>| found.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        assert_eq!((volumes.count_on("s"), volumes.count_on("t")), (2, 0));
+        assert_eq!(names(volumes.names_on("s")), ["a", "cut"]);
+        assert_eq!(
+            (names(volumes.names_of("n")), names(volumes.names_of("lost"))),
+            (vec!["a".into()], vec!["cut".into()])
+        );
+        assert_eq!(volumes.cut().len(), 1);
+        assert_eq!(names(volumes.names_in_use()), ["a", "cut"]);
+        feed.take(Event::Apply(volume("a", "s", &["m"])));
+        assert!(volumes.names_of("n").is_empty(), "it moved to another node");
+        assert_eq!(names(volumes.names_of("m")), ["a"]);
+        feed.take(Event::Delete(volume("cut", "s", &[])));
+        assert!(
+            volumes.cut().is_empty(),
+            "by what was known of it, not by how it was last seen"
+        );
+        assert_eq!(volumes.count_on("s"), 1);
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(super) async fn perform(server: &RdsServer, step: &Step, cx: &Context) -> Re
             quiet(volumes.delete(&canary, &of_uid(known)).await, &[404, 409])?;
             crash::after("self-test-remove-volume");
             // Its going lets a holder that is left be cut.
-            let _ = cx.triggers.send(canary);
+            let _ = cx.triggers.send(canary.into());
             Ok(())
         }
     }

@@ -61,7 +61,7 @@ pub(crate) async fn run(cx: Context, stop: CancellationToken) {
     let mut written: HashMap<String, (FenceTest, Instant)> = HashMap::new();
     loop {
         let mut busy = false;
-        for server in cx.world.servers.all() {
+        for server in cx.world.servers.iter() {
             let name = server.name_any();
             let record = server
                 .status
