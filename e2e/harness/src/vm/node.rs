@@ -81,6 +81,8 @@ impl Node {
         }
         let machine = Machine {
             memory: 1024,
+            // Two emulated processors of a kubelet were seen to lock each other up on a host that is busy.
+            cpus: 1,
             forwards: vec![(control, 80)],
             ..Machine::new(name, &run)
         };
