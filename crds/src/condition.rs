@@ -34,6 +34,8 @@ pub mod kind {
     pub const DELETION_BLOCKED: &str = "DeletionBlocked";
     /// RdsVolume: a lost holder has to be cut at the target before anybody else may write.
     pub const FENCE_PENDING: &str = "FencePending";
+    /// RdsVolume: two nodes have it for longer than a migration may take.
+    pub const MIGRATION_OVERDUE: &str = "MigrationOverdue";
 }
 
 /// What one condition says now; see [`set_condition`].

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::attachment::decide::Release;
-use crate::attachment::{FenceMetrics, FenceResult, TestResult, release_note};
+use crate::attachment::model::Refusal;
+use crate::attachment::{FenceMetrics, FenceResult, MigrationResult, TestResult, Turn, release_note};
 use crate::report::News;
 use crate::volume::Change;
 
@@ -119,6 +120,73 @@ impl Announcer {
         self.post(volume, type_, "VolumeDetached", release_note(why).to_owned());
     }
 
+    /// A node may use the volume now.
+    pub(crate) fn attached(&self, volume: &RdsVolume, node: &str) {
+        self.post(
+            volume,
+            EventType::Normal,
+            "VolumeAttached",
+            format!("node {node} may connect"),
+        );
+    }
+
+    /// Somebody was told why it gets the volume not, or not yet.
+    pub(crate) fn denied(&self, volume: &RdsVolume, why: Refusal, text: &str) {
+        match why {
+            Refusal::Conflict => self.post(volume, EventType::Warning, "AttachmentConflict", text.to_owned()),
+            Refusal::Handoff => self.fences.waited(),
+            Refusal::FencePending
+            | Refusal::MigrationLimit
+            | Refusal::MigrationOverdue
+            | Refusal::MigrationPolicy
+            | Refusal::AccessMode
+            | Refusal::VolumeNotReady
+            | Refusal::Deleting => {}
+        }
+    }
+
+    /// A migration began or ended. `late`: its time was over, which was said and counted then.
+    pub(crate) fn migration(&self, volume: &RdsVolume, turn: &Turn, late: bool) {
+        let (type_, reason, note) = match turn {
+            Turn::Started { source, target } => (
+                EventType::Normal,
+                "MigrationStarted",
+                format!("node {target} got the volume beside node {source}"),
+            ),
+            Turn::Completed {
+                source,
+                target,
+                seconds,
+            } => {
+                self.fences.migration_took(*seconds);
+                if !late {
+                    self.fences.migrated(MigrationResult::Success);
+                }
+                let note = format!("node {source} let go after {seconds} s: node {target} is the one writer");
+                (EventType::Normal, "MigrationCompleted", note)
+            }
+            Turn::Aborted {
+                source,
+                target,
+                seconds,
+            } => {
+                self.fences.migration_took(*seconds);
+                if !late {
+                    self.fences.migrated(MigrationResult::Failed);
+                }
+                let note = format!("node {target} let go after {seconds} s: node {source} stays the one writer");
+                (EventType::Warning, "MigrationFailed", note)
+            }
+        };
+        self.post(volume, type_, reason, note);
+    }
+
+    /// A migration takes longer than it may.
+    pub(crate) fn migration_overdue(&self, volume: &RdsVolume, note: &str) {
+        self.fences.migrated(MigrationResult::Timeout);
+        self.post(volume, EventType::Warning, "MigrationFailed", note.to_owned());
+    }
+
     /// A person's word that a node is off was not believed.
     pub(crate) fn not_believed(&self, volume: &RdsVolume, why: &str) {
         self.fences.person(false);
@@ -145,6 +213,15 @@ impl Announcer {
             return;
         }
         self.fences.ended(FenceResult::Done);
+        if !node.is_empty() {
+            self.fences.cleared();
+            self.post(
+                volume,
+                EventType::Normal,
+                "StaleAttachmentCleared",
+                format!("node {node} holds the volume no longer"),
+            );
+        }
         self.post(
             volume,
             EventType::Warning,

@@ -143,7 +143,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         return Ok(());
     }
     let fleet = Arc::new(Fleet::default());
-    let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity(), fences);
+    let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity(), fences.clone());
     let (triggers, triggered) = mpsc::unbounded_channel();
     let rounds = attachment::Rounds {
         world: world.clone(),
@@ -151,6 +151,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         fleet: fleet.clone(),
         triggers: triggers.clone(),
         telemetry,
+        fences,
         every: config.attachment_reconcile_interval,
     };
     let servers = server::Context {

@@ -169,7 +169,7 @@ fn beside(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Result<Admitted, (R
 }
 
 /// The message of a migration that took too long (R66); it wins over the limit of two nodes (R67).
-fn overdue(volume: &VolumeView, now: Timestamp) -> Option<String> {
+pub(super) fn overdue(volume: &VolumeView, now: Timestamp) -> Option<String> {
     let (deadline, started) = (volume.migration_deadline?, volume.migration_started?);
     (volume.holders.len() >= 2 && now >= deadline).then(|| {
         let elapsed = now.as_second().saturating_sub(started.as_second());

@@ -14,9 +14,10 @@ use serde_json::json;
 use crate::crash;
 use crate::events::Announcer;
 pub(crate) use crate::volume::ApiError;
-use crate::volume::{applied_part, tell_holders};
+use crate::volume::{applied_part, explain_use, tell_holders};
 
-use super::decide::Owed;
+use super::admit::overdue;
+use super::decide::{Owed, Seen};
 use super::model::Refusal;
 use super::observe::{ADMITTED, Outside, WITHDRAWN};
 
@@ -184,10 +185,30 @@ impl Store {
         &self,
         volume: &mut RdsVolume,
         owed: Option<&Owed>,
+        line: Option<String>,
+        seen: &Seen,
         announcer: &Announcer,
     ) -> Result<(), ApiError> {
         let mut next = applied_part(volume);
         tell_holders(volume, &mut next);
+        explain_use(&mut next, line);
+        let overdue = overdue(&seen.volume, seen.now);
+        let was = find_condition(&next.conditions, kind::MIGRATION_OVERDUE).is_some_and(|c| c.status == "True");
+        match &overdue {
+            Some(text) if !was => {
+                let saying = Saying {
+                    kind: kind::MIGRATION_OVERDUE,
+                    status: Some(true),
+                    reason: "TimeIsOver",
+                    message: text.clone(),
+                };
+                set_condition(&mut next.conditions, saying, volume.metadata.generation, seen.now);
+            }
+            Some(_) => {}
+            None => {
+                clear_condition(&mut next.conditions, kind::MIGRATION_OVERDUE);
+            }
+        }
         match owed {
             Some(owed) => {
                 let reason = if owed.deferred { "Deferred" } else { "Waiting" };
@@ -223,6 +244,9 @@ impl Store {
         });
         if let Some(c) = new {
             announcer.fence_pending(volume, &c.message);
+        }
+        if let Some(text) = overdue.filter(|_| !was) {
+            announcer.migration_overdue(volume, &text);
         }
         *volume = self.volumes.apply_status(volume, &next).await?;
         Ok(())

@@ -1,6 +1,6 @@
 //! Series about fences, the self-test, and what persons said. Labels are closed sets.
 
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// How a fence went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,25 @@ pub struct FenceMetrics {
     fences: IntCounterVec,
     tests: IntCounterVec,
     words: IntCounterVec,
+    migrations: IntCounterVec,
+    migration_seconds: Histogram,
+    migrating: IntGauge,
+    cleared: IntCounter,
+    waits: IntCounter,
+}
+
+/// Seconds that migrations take (K16).
+const MIGRATION_BUCKETS: [f64; 8] = [15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0];
+
+/// How a migration ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MigrationResult {
+    /// The source has left.
+    Success,
+    /// The target has left.
+    Failed,
+    /// It takes longer than it may. Counted when that is seen, and not again when it ends.
+    Timeout,
 }
 
 impl FenceMetrics {
@@ -49,7 +68,37 @@ impl FenceMetrics {
             }
             prometheus::Result::Ok(series)
         };
+        let migration_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "rds_csi_migration_duration_seconds",
+                "Time for which two nodes had a volume",
+            )
+            .buckets(MIGRATION_BUCKETS.to_vec()),
+        )?;
+        registry.register(Box::new(migration_seconds.clone()))?;
+        let migrating = IntGauge::new("rds_csi_migration_active_migrations", "Volumes that two nodes have now")?;
+        registry.register(Box::new(migrating.clone()))?;
+        let one = |name: &str, help: &str| {
+            let series = IntCounter::new(name, help)?;
+            registry.register(Box::new(series.clone()))?;
+            prometheus::Result::Ok(series)
+        };
         Ok(Self {
+            migrations: counter(
+                "rds_csi_migration_migrations_total",
+                "Live migrations by result",
+                &["success", "failed", "timeout"],
+            )?,
+            migration_seconds,
+            migrating,
+            cleared: one(
+                "rds_csi_attachment_stale_cleared_total",
+                "Holders on lost nodes that were let go",
+            )?,
+            waits: one(
+                "rds_csi_attachment_grace_period_used_total",
+                "Attachments that waited for a node that was letting go",
+            )?,
             fences: counter(
                 "rds_csi_fences_total",
                 "Fences of lost nodes by result",
@@ -75,6 +124,36 @@ impl FenceMetrics {
             FenceResult::Withheld => "withheld",
         };
         self.fences.with_label_values(&[word]).inc();
+    }
+
+    pub(crate) fn migrated(&self, result: MigrationResult) {
+        let word = match result {
+            MigrationResult::Success => "success",
+            MigrationResult::Failed => "failed",
+            MigrationResult::Timeout => "timeout",
+        };
+        self.migrations.with_label_values(&[word]).inc();
+    }
+
+    /// Two nodes had a volume for so long.
+    #[expect(clippy::cast_precision_loss, reason = "seconds")]
+    pub(crate) fn migration_took(&self, seconds: i64) {
+        self.migration_seconds.observe(seconds as f64);
+    }
+
+    /// As the record of holders says (B26: computed, so that it cannot drift).
+    pub(crate) fn migrating(&self, now: usize) {
+        self.migrating.set(i64::try_from(now).unwrap_or(i64::MAX));
+    }
+
+    /// A holder on a lost node was let go.
+    pub(crate) fn cleared(&self) {
+        self.cleared.inc();
+    }
+
+    /// Somebody waits for a node that is letting go.
+    pub(crate) fn waited(&self) {
+        self.waits.inc();
     }
 
     pub(crate) fn person(&self, believed: bool) {

@@ -19,6 +19,8 @@ use crate::routeros::{Client, Generation, Guard, Nonce, Nqn, OwnerTag, RdsError}
 
 use super::api::{ApiError, Store};
 use super::decide::{Did, Owed, Release, Said, Seen, Step, decide};
+use super::explain;
+use super::migration::turn;
 use super::observe::{Outside, seen};
 use super::record::{Change, changed};
 
@@ -57,13 +59,24 @@ pub(crate) async fn reconcile(
         (seen.did, seen.appliance_failed) = (did, failed || (seen.volume.fence.is_some() && place.client.is_none()));
         let step = decide(&seen);
         info_unless_rest(volume, &step);
+        let holders = volume.status.as_ref().map(|s| s.holders.clone()).unwrap_or_default();
         match step {
             Step::Rest(owed) => return rest(volume, &store, owed, &seen, announcer).await,
             Step::Withdraw(uid) => store.withdraw(outside, &uid).await?,
             Step::Grant(uid) => store.grant(volume, outside, &uid).await?,
-            Step::Deny(uid, why, text) => store.deny(outside, &uid, why, &text).await?,
+            Step::Deny(uid, why, text) => {
+                store.deny(outside, &uid, why, &text).await?;
+                let before = seen.attachments.iter().find(|a| a.ask.attachment == uid);
+                if !before.is_some_and(|a| matches!(&a.said, Said::Refused(word, _) if word == why.word())) {
+                    announcer.denied(volume, why, &text);
+                }
+            }
             Step::Forget(uid) => store.forget(outside, &uid).await?,
-            Step::Admit(ask, role, _) => swap(volume, &store, &Change::Admit(ask, role), now).await?,
+            Step::Admit(ask, role, _) => {
+                let node = ask.node.clone();
+                swap(volume, &store, &Change::Admit(ask, role), now).await?;
+                announcer.attached(volume, &node);
+            }
             Step::Succeed(old, new) => swap(volume, &store, &Change::Succeed(old, new), now).await?,
             Step::Release(uid, why) => {
                 swap(volume, &store, &Change::Release(uid), now).await?;
@@ -110,6 +123,11 @@ pub(crate) async fn reconcile(
                     store.drop_annotation(volume, ANNOTATION_FENCE_NOW).await?;
                 }
             }
+        }
+        let after = volume.status.as_ref().map(|s| s.holders.as_slice()).unwrap_or_default();
+        if let Some(turn) = turn(&holders, after, now) {
+            let late = seen.volume.migration_deadline.is_some_and(|deadline| now >= deadline);
+            announcer.migration(volume, &turn, late);
         }
         // What was written on an attachment is not in the cache yet: deciding again would repeat it.
         if store.wrote() {
@@ -222,9 +240,20 @@ async fn rest(
             .holders
             .iter()
             .all(|h| h.standing == super::model::Standing::Alive);
-    store.say_fence(volume, owed.as_ref(), announcer).await?;
+    let line = explain::line(seen, owed.as_ref());
+    store.say_fence(volume, owed.as_ref(), line, seen, announcer).await?;
     // Evidence ripens with time and not with events: look again while anything is open.
-    Ok(waits.then(|| Action::requeue(Duration::from_secs(5))))
+    if waits {
+        return Ok(Some(Action::requeue(Duration::from_secs(5))));
+    }
+    // An overdue migration is said without anybody asking (R67).
+    let left = seen
+        .volume
+        .migration_deadline
+        .map(|d| d.as_second() - seen.now.as_second());
+    Ok(left
+        .and_then(|left| u64::try_from(left).ok())
+        .map(|left| Action::requeue(Duration::from_secs(left + 1))))
 }
 
 /// Why a holder was let go, for people.

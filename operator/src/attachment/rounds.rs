@@ -15,11 +15,13 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use rds_crds::names::manager;
+use rds_crds::volume::Role;
 use rds_crds::{RdsAttachment, RdsVolume};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::metrics::FenceMetrics;
 use crate::server::fleet::Fleet;
 use crate::telemetry::{Telemetry, chain};
 use crate::volume::Trigger;
@@ -32,6 +34,7 @@ pub(crate) struct Rounds {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) triggers: Trigger,
     pub(crate) telemetry: Telemetry,
+    pub(crate) fences: FenceMetrics,
     pub(crate) every: Duration,
 }
 
@@ -84,6 +87,12 @@ impl Rounds {
     /// Every volume that somebody holds, was cut from, or asks for, is looked at again, each by itself (R58, R60).
     fn wake(&self) -> usize {
         let mut names: BTreeSet<Arc<str>> = self.world.volumes.names_in_use().into_iter().collect();
+        let migrates = |name: &Arc<str>| {
+            let volume = self.world.volumes.get(name);
+            let holders = volume.as_ref().and_then(|v| v.status.as_ref()).map(|s| s.holders.as_slice());
+            holders.is_some_and(|all| all.len() > 1 && all.iter().any(|h| h.role == Role::MigrationTarget))
+        };
+        self.fences.migrating(names.iter().filter(|name| migrates(name)).count());
         names.extend(self.world.attachments.iter().map(|a| a.spec.volume.into()));
         names
             .into_iter()

@@ -25,7 +25,7 @@ pub(crate) use controller::{Trigger, run};
 pub(crate) use model::Change;
 pub(crate) use problem::reason;
 pub(crate) use reconcile::{Context, Memory};
-pub(crate) use status::{applied_part, tell_holders};
+pub(crate) use status::{applied_part, explain_use, tell_holders};
 
 /// Names of all mutating steps, for the crash test.
 pub(crate) fn steps() -> Vec<&'static str> {

@@ -124,8 +124,30 @@ pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, 
         ..RdsVolumeStatus::default()
     };
     tell_holders(volume, &mut status);
+    let used = old
+        .explain
+        .as_deref()
+        .and_then(|line| line.split_once(USE))
+        .map(|(_, line)| line.to_owned());
     status.explain = Some(explain(volume, &status, report));
+    explain_use(&mut status, used);
     status
+}
+
+/// Between what is said of the disk and what is said of its use.
+const USE: &str = " | ";
+
+/// The line says so of the use of the volume, and the same as before of its disk.
+pub(crate) fn explain_use(status: &mut RdsVolumeStatus, used: Option<String>) {
+    let disk = status
+        .explain
+        .as_deref()
+        .map(|line| line.split_once(USE).map_or(line, |(disk, _)| disk));
+    status.explain = match (disk, used) {
+        (Some(disk), Some(used)) => Some(format!("{disk}{USE}{used}")),
+        (Some(disk), None) => Some(disk.to_owned()),
+        (None, used) => used,
+    };
 }
 
 /// One plain line: what is wanted, what is seen, what blocks, what happens next.
