@@ -122,12 +122,8 @@ impl Announcer {
 
     /// A node may use the volume now.
     pub(crate) fn attached(&self, volume: &RdsVolume, node: &str) {
-        self.post(
-            volume,
-            EventType::Normal,
-            "VolumeAttached",
-            format!("node {node} may connect"),
-        );
+        let note = format!("node {node} may connect");
+        self.post_about(volume, EventType::Normal, "VolumeAttached", Some(node), note);
     }
 
     /// Somebody was told why it gets the volume not, or not yet.
@@ -147,6 +143,7 @@ impl Announcer {
 
     /// A migration began or ended. `late`: its time was over, which was said and counted then.
     pub(crate) fn migration(&self, volume: &RdsVolume, turn: &Turn, late: bool) {
+        let (Turn::Started { target, .. } | Turn::Completed { target, .. } | Turn::Aborted { target, .. }) = turn;
         let (type_, reason, note) = match turn {
             Turn::Started { source, target } => (
                 EventType::Normal,
@@ -178,7 +175,7 @@ impl Announcer {
                 (EventType::Warning, "MigrationFailed", note)
             }
         };
-        self.post(volume, type_, reason, note);
+        self.post_about(volume, type_, reason, Some(target), note);
     }
 
     /// A migration takes longer than it may.
@@ -321,7 +318,19 @@ impl Announcer {
         self.post(server, type_, reason, note.to_owned());
     }
 
-    fn post(&self, about: &impl Resource<DynamicType = ()>, type_: EventType, reason: &str, mut note: String) {
+    fn post(&self, about: &impl Resource<DynamicType = ()>, type_: EventType, reason: &str, note: String) {
+        self.post_about(about, type_, reason, None, note);
+    }
+
+    /// Events that differ in their note only are counted up under the first note: a node tells them apart.
+    fn post_about(
+        &self,
+        about: &impl Resource<DynamicType = ()>,
+        type_: EventType,
+        reason: &str,
+        node: Option<&str>,
+        mut note: String,
+    ) {
         // The API refuses notes over 1 KiB.
         while note.len() > 1000 {
             note.pop();
@@ -331,7 +340,12 @@ impl Announcer {
             reason: reason.to_owned(),
             note: Some(note),
             action: "Reconcile".to_owned(),
-            secondary: None,
+            secondary: node.map(|name| ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(name.to_owned()),
+                ..ObjectReference::default()
+            }),
         };
         if self.queue.try_send((event, about.object_ref(&()))).is_err() {
             debug!(reason, "an event was dropped: too many wait");

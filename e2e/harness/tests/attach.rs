@@ -62,6 +62,19 @@ impl Scene {
         Api::all(self.lab.cluster.client())
     }
 
+    /// A wish that no attach-detach controller stands behind.
+    async fn ask(&self, name: &str, node: &str) -> Result<()> {
+        let wish = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": name},
+            "spec": {"attacher": e2e::lab::DRIVER, "nodeName": node, "source": {"persistentVolumeName": self.volume}}});
+        self.lab.kubectl().apply(&wish).await.map(drop)
+    }
+
+    async fn take_back(&self, name: &str, node: &str) -> Result<()> {
+        let delete = ["delete", "volumeattachment", name, "--wait=false"];
+        self.lab.kubectl().run(&delete).await?;
+        self.detached(node).await
+    }
+
     /// Starts a pod on a node, as a scheduler would.
     async fn pod(&self, node: &str) -> Result<()> {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name, "namespace": "default"}, "spec": {
@@ -267,6 +280,42 @@ fn r48_a_pod_moves_and_nobody_enters_before_its_node_let_go() -> Result<()> {
             scene.holders().await?
         );
         scene.clear(&[&two.name]).await
+    })
+}
+
+/// The VolumeAttachment is read live before a holder is taken for lost: a record that a person deletes cuts nobody.
+#[test]
+fn i8_a_record_deleted_by_hand_cuts_nobody_while_kubernetes_wants_the_volume_there() -> Result<()> {
+    e2e::run(async {
+        let lab = lab().await?;
+        let one = Machine::boot(lab, "hand-1").await?;
+        let scene = Scene::set(lab, "hand").await?;
+        scene.ask("hand-a", "hand-1").await?;
+        let nqn = scene.attached("hand-1").await?;
+        one.keep();
+        let id = attachment_name(&scene.volume, "hand-1");
+        let confirm = format!("rds.csi.srvlab.io/confirm-delete={id}");
+        lab.kubectl().run(&["annotate", "rdsattachment", &id, &confirm]).await?;
+        drop(one);
+        let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+        lab.kubectl().run(&["taint", "node", "hand-1", taint]).await?;
+        lab.kubectl()
+            .run(&["delete", "rdsattachment", &id, "--wait=false"])
+            .await?;
+        // It is said that the node is in doubt; a lost one would be cut in the same pass.
+        let doubt = wait_until("the doubt to be said", PATIENCE, async || {
+            let line = lab.volumes().get(&scene.volume).await?.status.and_then(|s| s.explain);
+            let line = line.context("no explain")?;
+            ensure!(line.contains("hand-1, which is not Ready or silent"), "{line}");
+            Ok(())
+        });
+        scene.explained(doubt.await).await?;
+        ensure!(scene.holders().await? == ["hand-1"], "{:?}", scene.holders().await?);
+        ensure!(scene.appliance.only_disk()?.nqn == nqn, "it was cut");
+        // Now the detach is wanted by Kubernetes too.
+        scene.take_back("hand-a", "hand-1").await?;
+        ensure!(scene.appliance.only_disk()?.nqn != nqn, "it was let go without a cut");
+        scene.clear(&[]).await
     })
 }
 

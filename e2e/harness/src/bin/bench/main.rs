@@ -3,6 +3,7 @@
 //! Nothing is asserted on time: numbers are to be read. `BENCH=burst` runs only the parts whose name contains the word;
 //! `BENCH_VOLUMES=0,1000` sets the numbers of idle volumes, ascending.
 
+mod attach;
 mod audit;
 mod burst;
 mod idle;
@@ -20,10 +21,11 @@ pub(crate) type Report = BTreeMap<String, f64>;
 
 type Part = (&'static str, fn() -> Pin<Box<dyn Future<Output = Result<Report>>>>);
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     ("single", || Box::pin(single::measure())),
     ("burst", || Box::pin(burst::measure())),
     ("idle", || Box::pin(idle::measure())),
+    ("attach", || Box::pin(attach::measure())),
 ];
 
 fn main() -> Result<()> {

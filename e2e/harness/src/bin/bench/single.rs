@@ -63,13 +63,13 @@ pub(crate) async fn measure() -> Result<Report> {
 }
 
 /// What happened between two moments.
-struct Phase {
+pub(crate) struct Phase {
     execs: usize,
     writes: usize,
 }
 
 impl Phase {
-    fn begin(appliance: &Appliance, audit: &std::path::Path) -> Result<Self> {
+    pub(crate) fn begin(appliance: &Appliance, audit: &std::path::Path) -> Result<Self> {
         Ok(Self {
             execs: volume_commands(appliance),
             writes: audit::writes(audit)?,
@@ -77,7 +77,7 @@ impl Phase {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a handful")]
-    fn end(&self, appliance: &Appliance, audit: &std::path::Path) -> Result<(f64, f64)> {
+    pub(crate) fn end(&self, appliance: &Appliance, audit: &std::path::Path) -> Result<(f64, f64)> {
         let execs = volume_commands(appliance) - self.execs;
         Ok((execs as f64, (audit::writes(audit)? - self.writes) as f64))
     }
