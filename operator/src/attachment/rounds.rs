@@ -89,10 +89,14 @@ impl Rounds {
         let mut names: BTreeSet<Arc<str>> = self.world.volumes.names_in_use().into_iter().collect();
         let migrates = |name: &Arc<str>| {
             let volume = self.world.volumes.get(name);
-            let holders = volume.as_ref().and_then(|v| v.status.as_ref()).map(|s| s.holders.as_slice());
+            let holders = volume
+                .as_ref()
+                .and_then(|v| v.status.as_ref())
+                .map(|s| s.holders.as_slice());
             holders.is_some_and(|all| all.len() > 1 && all.iter().any(|h| h.role == Role::MigrationTarget))
         };
-        self.fences.migrating(names.iter().filter(|name| migrates(name)).count());
+        self.fences
+            .migrating(names.iter().filter(|name| migrates(name)).count());
         names.extend(self.world.attachments.iter().map(|a| a.spec.volume.into()));
         names
             .into_iter()
