@@ -123,7 +123,7 @@ fn objection(want: &Want, census: &Census) -> Option<(Reason, String)> {
 /// Retain removes only our tag.
 fn release(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
     match &seen.last {
-        Some((Mutation::Release, None)) => return Step::Forget,
+        Some((Mutation::Release, None)) => return forget_when_late(record, seen),
         Some((Mutation::Release, Some(problem))) if problem.unknown => return retry(problem, ledger),
         Some(_) | None => {}
     }
@@ -141,7 +141,7 @@ fn release(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -
             (Token::Current | Token::Behind, Some(problem)) => retry(problem, ledger),
             (Token::Current | Token::Behind, None) => Step::Do(Mutation::Release),
         },
-        Place::Free | Place::FileOnly | Place::Taken(_) => Step::Forget,
+        Place::Free | Place::FileOnly | Place::Taken(_) => forget_when_late(record, seen),
     }
 }
 
@@ -196,13 +196,13 @@ fn again_or_say(seen: &Seen, ledger: &Ledger, step: Mutation) -> Step {
 
 /// After an unknown `add` the finalizer stays until no command can be left that might still run.
 fn forget_when_late(record: &CreationRecord, seen: &Seen) -> Step {
-    if record.outcome != CreationOutcome::Pending {
+    if record.outcome != CreationOutcome::Pending && !record.earlier_unknown {
         return Step::Forget;
     }
     let Some(wait) = record.may_still_run(seen.now, seen.max_exec_age) else {
         return Step::Forget;
     };
-    let why = "the result of the create command is not known and it may still run; the object stays until it cannot";
+    let why = "the result of a create command is not known and it may still run; the object stays until it cannot";
     let report = Report {
         deletion_blocked: Some((Reason::WaitingForLateCommands, why.to_owned())),
         ..Report::new(Some(false), Reason::Deleting, why)

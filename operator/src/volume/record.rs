@@ -30,8 +30,8 @@ pub(crate) fn changed(volume: &RdsVolume, want: &Want, change: &Change, nonce: &
     };
     let outcome = |status: &mut RdsVolumeStatus, outcome| {
         if let Some(creation) = &mut status.creation {
+            // `earlier_unknown` stays: what became of one command says nothing of another that was sent before it.
             creation.outcome = outcome;
-            creation.earlier_unknown = None;
         }
     };
     match change {

@@ -501,6 +501,25 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
+/// The second try made the disk; the first one, of which nothing was heard, runs after the deletion.
+#[test]
+fn d1_an_earlier_create_keeps_the_object_until_it_cannot_run() {
+    let mut bed = Bed::new();
+    bed.pass_with(&mut std::iter::once(Fate::Late), usize::MAX);
+    assert!(matches!(bed.pass(), End::Rest(..)));
+    assert!(!bed.is_empty(), "the second try made it");
+    bed.request_deletion();
+    let End::Rest(report, Recheck::In(wait)) = bed.pass() else {
+        panic!("forgotten while a command may still run");
+    };
+    assert!(bed.is_empty());
+    assert_eq!(report.deletion_blocked.unwrap().0, Reason::WaitingForLateCommands);
+    bed.run_late();
+    bed.now += i64::try_from(wait.as_secs()).unwrap();
+    assert_eq!(bed.settle(), End::Forgotten);
+    assert!(bed.is_empty(), "what the late one made is found and removed");
+}
+
 proptest! {
     /// Any mixture of lost, dropped, late and refused commands and of crashes, through a whole life.
     #[test]
