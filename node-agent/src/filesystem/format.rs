@@ -1,6 +1,6 @@
 //! Making a filesystem, once in a volume's life, on a disk that was just now seen to be blank.
 //!
-//! Invariant: nothing is written before [`probe`](super::probe) said Blank, or found remains of our own (I1). No force flag is
+//! Invariant: nothing is written before [`probe`] said Blank, or found remains of our own (I1). No force flag is
 //! ever given, so that mkfs.xfs and mkfs.btrfs refuse by themselves what we may have missed; mkfs.ext4 without a terminal does
 //! not, and is never relied on.
 //!
