@@ -80,7 +80,11 @@ impl Target {
     pub async fn unregister(&self, lab: &Lab, name: &str) -> Result<()> {
         let kubectl = lab.kubectl();
         kubectl.run(&["delete", "storageclass", name]).await?;
-        kubectl.run(&["delete", "rdsserver", name, "--timeout=30s"]).await?;
+        // Its count of volumes, which keeps it, follows the last one in a moment.
+        wait_until("the RdsServer to be let go", Duration::from_secs(30), async || {
+            kubectl.run(&["delete", "rdsserver", name, "--timeout=30s"]).await
+        })
+        .await?;
         kubectl
             .run(&["delete", "secret", "-n", NAMESPACE, name])
             .await
