@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use e2e::vm::{Machine, PROGRAMS, Release, Vm, report};
 
 /// For all scenarios of one boot. Emulated processors take their time.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1500);
 
 async fn boot(name: &str, release: Release) -> Result<()> {
     let alone = std::env::var("VM_SCENARIO").unwrap_or_default();
