@@ -198,7 +198,11 @@ impl Volume<'_> {
     pub(crate) fn detach(&self) -> Result<()> {
         let name = self.attachment();
         e2e::run(async {
-            self.plane.attachments().delete(&name, &DeleteParams::default()).await?;
+            let attachments = self.plane.attachments();
+            attachments
+                .patch(&name, &PatchParams::default(), &confirmed(&name))
+                .await?;
+            attachments.delete(&name, &DeleteParams::default()).await?;
             e2e::wait_until(&format!("{name} to be gone"), SOON, async || {
                 let left = self.plane.attachments().get_opt(&name).await?;
                 ensure!(left.is_none(), "{:?}", left.and_then(|left| left.status));
@@ -320,10 +324,11 @@ impl Volume<'_> {
     /// Deletes it, disk and all.
     pub(crate) fn delete(&self) -> Result<()> {
         e2e::run(async {
-            self.plane
-                .volumes()
-                .delete(&self.name, &DeleteParams::default())
+            let volumes = self.plane.volumes();
+            volumes
+                .patch(&self.name, &PatchParams::default(), &confirmed(&self.name))
                 .await?;
+            volumes.delete(&self.name, &DeleteParams::default()).await?;
             e2e::wait_until(&format!("RdsVolume {} to be gone", self.name), SOON, async || {
                 let left = self.plane.volumes().get_opt(&self.name).await?;
                 ensure!(left.is_none(), "{:?}", left.map(|left| left.name_any()));
@@ -339,6 +344,11 @@ impl Volume<'_> {
             ask().map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))
         })
     }
+}
+
+/// A person's word, as no pod of Kubernetes stands behind what a scenario deletes: the policies ask for it.
+fn confirmed(name: &str) -> Patch<Value> {
+    Patch::Merge(json!({"metadata": {"annotations": {rds_crds::names::ANNOTATION_CONFIRM_DELETE: name}}}))
 }
 
 /// An error unless a call was refused with that code and these words.
