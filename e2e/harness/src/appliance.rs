@@ -392,9 +392,11 @@ impl Appliance {
     pub async fn remove(&self, lab: &Lab) -> Result<()> {
         let kubectl = lab.kubectl();
         kubectl.run(&["delete", "storageclass", &self.name]).await?;
-        kubectl
-            .run(&["delete", "rdsserver", &self.name, "--timeout=30s"])
-            .await?;
+        // Its count of volumes, which keeps it, follows the last one in a moment.
+        wait_until("the RdsServer to be let go", Duration::from_secs(30), async || {
+            kubectl.run(&["delete", "rdsserver", &self.name, "--timeout=30s"]).await
+        })
+        .await?;
         kubectl
             .run(&["delete", "secret", "-n", NAMESPACE, &self.name])
             .await
