@@ -16,6 +16,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 step "build"
 cargo build --workspace --bins
 step "tests"
-cargo test --workspace
+# Every failure of a run is worth seeing: a run takes long.
+cargo test --workspace --no-fail-fast
 # State of the test clusters is kept for a look after a failure only; the logs stay.
 rm -rf "${CARGO_TARGET_DIR:-target}"/e2e/*/etcd

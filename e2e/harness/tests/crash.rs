@@ -114,6 +114,8 @@ fn a_leader_that_is_gone_is_replaced_and_its_work_is_finished() -> Result<()> {
             "crash-leader",
             &Options {
                 replicas: 2,
+                // A create of the dead leader may be left without a known result; its volume then stays this long after deletion.
+                env: vec![("MAX_EXEC_AGE".into(), "5s".into())],
                 ..Options::default()
             },
         )
