@@ -55,7 +55,10 @@ impl Node {
     async fn take_off(&self, call: &Call, all: &[Mount], top: &Mount) -> Result<(), Failure> {
         let device = top.device;
         // The same disk at other places: only pods' mounts can be that, and they come first. Never others' mounts (B67).
-        if let Some(other) = all.iter().find(|m| m.device == device && m.point != top.point) {
+        let elsewhere = |m: &&Mount| {
+            m.device == device && m.point != top.point && !mirrors(&m.point, &top.point, &self.settings.kubelet_dir)
+        };
+        if let Some(other) = all.iter().find(elsewhere) {
             return Err(Failure::NotNow(format!(
                 "volume {} is still mounted at {}: unpublish it there first",
                 call.volume(),
@@ -193,6 +196,14 @@ impl Node {
         self.wake(&name);
         Ok(())
     }
+}
+
+/// Where kubelet's folder is itself a bind mount, as of a folder on a larger disk, each of its mounts is to be seen below both, and
+/// goes from both at once. kubelet passes over such mounts as well; should one stay, the proof behind the unmount finds it.
+fn mirrors(point: &Path, staging: &Path, kubelet_dir: &Path) -> bool {
+    staging
+        .strip_prefix(kubelet_dir)
+        .is_ok_and(|rest| point.ends_with(rest))
 }
 
 fn staged(object: &RdsAttachment) -> bool {

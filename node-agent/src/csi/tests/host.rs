@@ -17,6 +17,8 @@ pub(super) struct World {
     pub(super) content: Result<Found, HostError>,
     pub(super) check: Verdict,
     pub(super) mounts: Vec<Mount>,
+    /// What is unmounted goes from below other folders too, as where kubelet's folder is a bind mount.
+    pub(super) mirrored: bool,
     pub(super) paths: BTreeMap<PathBuf, Kind>,
     /// What each further rescan makes of the size.
     pub(super) grows_to: Option<u64>,
@@ -43,6 +45,7 @@ impl Fake {
             content: Ok(Found::Blank),
             check: Verdict::Good,
             mounts: Vec::new(),
+            mirrored: false,
             paths: BTreeMap::new(),
             grows_to: None,
             flushed: Flushed::Clean,
@@ -172,6 +175,11 @@ impl Host for Fake {
         });
         if let Some(i) = world.mounts.iter().rposition(|m| m.point == at) {
             world.mounts.remove(i);
+        }
+        if world.mirrored {
+            world
+                .mounts
+                .retain(|m| !m.point.ends_with(at.strip_prefix("/").unwrap()));
         }
         Ok(world.flushed.clone())
     }

@@ -56,6 +56,39 @@ async fn i12_a_new_volume_is_formatted_once_and_every_call_may_come_twice() {
 }
 
 #[tokio::test]
+async fn b67_a_mount_seen_twice_is_one_mount_and_another_one_is_not() {
+    let lab = Lab::new();
+    formatted(&lab);
+    for (mirrored, point) in [
+        (true, format!("/mnt/large{STAGING}")),
+        (false, format!("/mnt/large{STAGING}")),
+        (true, "/mnt/elsewhere".into()),
+    ] {
+        lab.stage(stage(writer())).await.unwrap();
+        lab.host.log();
+        lab.host.world().mirrored = mirrored;
+        lab.host.world().mounts.push(mount_of(DEVICE, &point));
+        let ended = lab.unstage().await;
+        let seen_twice = point.ends_with(STAGING);
+        if mirrored && seen_twice {
+            ended.unwrap();
+            assert_eq!(lab.host.log(), ["flush unmount"]);
+            continue;
+        }
+        let busy = ended.unwrap_err();
+        assert_eq!(busy.code(), Code::FailedPrecondition, "{busy}");
+        assert!(busy.message().contains(&point), "{busy}");
+        let said = lab.host.log();
+        assert_eq!(
+            said == ["flush unmount"],
+            seen_twice,
+            "never others' mounts (B67): {said:?}"
+        );
+        lab.host.world().mounts.clear();
+    }
+}
+
+#[tokio::test]
 async fn an_existing_filesystem_is_checked_and_mounted_and_never_made_anew() {
     let lab = Lab::new();
     formatted(&lab);
