@@ -7,10 +7,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use csi_proto::server::Endpoint;
 use rds_crds::identity::{BadPrefix, DEFAULT_NQN_PREFIX, check_prefix};
 
 /// The variable that holds the managed prefix. A variable and not a flag: it comes from ConfigMap `rds-csi-config`.
@@ -79,38 +79,6 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-/// Path of a unix socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint(PathBuf);
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let path = text.strip_prefix("unix://").unwrap_or(text);
-        if path.starts_with('/') {
-            return Ok(Self(PathBuf::from(path)));
-        }
-        Err(format!(
-            "`{text}` is not an absolute unix socket path, give for example unix:///csi/csi.sock"
-        ))
-    }
-}
-
-impl Endpoint {
-    /// The path.
-    #[must_use]
-    pub fn path(&self) -> &std::path::Path {
-        &self.0
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unix://{}", self.0.display())
-    }
 }
 
 /// The prefix of every NQN that this agent may ever touch (R7 to R10, R13).
@@ -216,19 +184,6 @@ mod tests {
         let longest = format!("nqn.2000-02.com.mikrotik:{}", "x".repeat(223 - 25));
         assert!(ManagedPrefix::from_variable(Some(longest.into())).is_ok());
         assert!(ManagedPrefix::from_variable(Some("nqn.2000-02.com.mikrotik:pvc-".into())).is_ok());
-    }
-
-    #[test]
-    fn endpoints_are_unix_sockets() {
-        for good in ["unix:///csi/csi.sock", "/csi/csi.sock"] {
-            assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), "unix:///csi/csi.sock");
-        }
-        for bad in ["", "tcp://127.0.0.1:1", "unix://csi.sock", "csi.sock"] {
-            assert!(
-                bad.parse::<Endpoint>().unwrap_err().contains("unix:///csi/csi.sock"),
-                "{bad}"
-            );
-        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use csi_proto::server::socket::bind_anew;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -187,7 +188,7 @@ async fn serve(
         zone: config.zone.clone(),
     };
     let endpoint = config.endpoint.path();
-    let listener = csi::socket::bind_anew(endpoint)?;
+    let listener = bind_anew(endpoint, csi::SOCKET_MODE)?;
     let services = csi::Node::new(agent, host, settings, wake, metrics).serve(listener, stop.clone());
     served.yes();
     let registration = async {

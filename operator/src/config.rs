@@ -3,13 +3,11 @@
 //! Where the appliances are is no setting: that stands in RdsServer objects. The kubeconfig is found as kubectl does
 //! (`KUBECONFIG`, then the service account of the pod).
 
-use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use csi_proto::server::Endpoint;
 
 /// Flags of the operator.
 #[derive(Debug, Clone, Parser)]
@@ -96,38 +94,6 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
-}
-
-/// Path of a unix socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint(PathBuf);
-
-impl Endpoint {
-    /// The path of the socket.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let path = text.strip_prefix("unix://").unwrap_or(text);
-        if path.starts_with('/') && !path.ends_with('/') {
-            return Ok(Self(PathBuf::from(path)));
-        }
-        Err(format!(
-            "`{text}` is not an absolute unix socket path, give for example unix:///csi/csi.sock"
-        ))
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unix://{}", self.0.display())
-    }
 }
 
 /// `30s`, `5m`, `1h 30m`.

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use csi_proto::server::socket::bind;
 use kube::Client;
 use rds_operator::attachment::FenceMetrics;
 use rds_operator::config::Config;
-use rds_operator::csi::{Csi, Settings, socket};
+use rds_operator::csi::{Csi, SOCKET_MODE, Settings};
 use rds_operator::health::{self, Health};
 use rds_operator::leader::{self, Setup};
 use rds_operator::routeros::RouterosMetrics;
@@ -107,7 +108,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     work.spawn("leader", leader::run(setup, work.stop()));
 
     let served = health.readiness("CSI socket");
-    let listener = socket::bind(config.endpoint.path())?;
+    let listener = bind(config.endpoint.path(), SOCKET_MODE)?;
     let settings = Settings {
         driver_name: config.driver_name.clone(),
         call_timeout: config.call_timeout,

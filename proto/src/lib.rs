@@ -1,7 +1,9 @@
 //! Bindings of the Container Storage Interface, wire-compatible with specification 1.12.
 //!
-//! Owns `csi.proto`, `pluginregistration.proto` and what is generated from it, and nothing else: no behaviour, no defaults. The module tree mirrors the
-//! package: [`csi::v1`] holds the messages, and one client and one server module for each service.
+//! Owns `csi.proto`, `pluginregistration.proto` and what is generated from them; the module tree mirrors the packages: [`csi::v1`] holds
+//! the messages, and one client and one server module for each service. [`server`] has what both of our servers need around them.
+
+pub mod server;
 
 /// The name under which every CSI message carries credentials. Code that logs a request must leave this field out.
 pub const SECRET_FIELDS: &[&str] = &["secrets"];

@@ -8,43 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tonic::metadata::MetadataMap;
 
 use super::failure::{Failure, shown};
 
 /// The last look at the host before the time is up needs this.
 const LAST_LOOK: Duration = Duration::from_millis(100);
-
-/// We answer this long before the caller's deadline, with the reason.
-const MARGIN: Duration = Duration::from_secs(1);
-
-/// When the answer is due: the caller's `grpc-timeout` less a margin, or `otherwise` when it has set none.
-#[must_use]
-pub fn deadline(metadata: &MetadataMap, otherwise: Duration) -> Instant {
-    let asked = metadata
-        .get("grpc-timeout")
-        .and_then(|v| v.to_str().ok())
-        .and_then(timeout);
-    Instant::now() + asked.map_or(otherwise, |asked| asked - MARGIN.min(asked / 10))
-}
-
-/// The value of `grpc-timeout`: at most 8 digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let n = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(n * 3600)),
-        "M" => Some(Duration::from_secs(n * 60)),
-        "S" => Some(Duration::from_secs(n)),
-        "m" => Some(Duration::from_millis(n)),
-        "u" => Some(Duration::from_micros(n)),
-        "n" => Some(Duration::from_nanos(n)),
-        _ => None,
-    }
-}
 
 /// The volumes with a call under way in this process.
 #[derive(Clone, Debug, Default)]
@@ -171,18 +139,6 @@ mod tests {
         drop(release);
         while all.enter("a", soon).is_err() {
             tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn the_answer_comes_before_the_callers_deadline() {
-        let mut metadata = MetadataMap::new();
-        let left = |m: &MetadataMap| deadline(m, Duration::from_secs(60)) - Instant::now();
-        let near = |left: Duration, seconds: f64| (left.as_secs_f64() - seconds).abs() < 0.4;
-        assert!(near(left(&metadata), 60.0));
-        for (header, seconds) in [("60S", 59.0), ("5000m", 4.5), ("x", 60.0), ("999999999S", 60.0)] {
-            metadata.insert("grpc-timeout", header.parse().unwrap());
-            assert!(near(left(&metadata), seconds), "{header}");
         }
     }
 }

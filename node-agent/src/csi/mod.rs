@@ -18,7 +18,6 @@ mod publish;
 pub mod registration;
 pub mod request;
 mod say;
-pub mod socket;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -43,6 +42,9 @@ use self::host::{Host, HostError, Kind, Mount};
 pub use self::metrics::Metrics;
 use self::request::Paths;
 use crate::attachment::act::Agent;
+
+/// Mode of the sockets: only root, which kubelet is.
+pub const SOCKET_MODE: u32 = 0o600;
 
 /// Largest message.
 const MESSAGE_MAX: usize = 16 << 20;

@@ -7,6 +7,7 @@ use csi::node_server::Node as NodeService;
 use csi::node_service_capability::rpc::Type as Rpc;
 use csi::volume_usage::Unit;
 use csi_proto::csi::v1 as csi;
+use csi_proto::server::deadline;
 use rds_crds::names::TOPOLOGY_ZONE;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
@@ -14,7 +15,7 @@ use tonic::{Request, Response, Status};
 use tracing::{debug, warn};
 
 use super::Node;
-use super::call::{Call, deadline};
+use super::call::Call;
 use super::failure::Failure;
 use super::host::Usage;
 use super::request::volume;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use csi_proto::pluginregistration::v1 as api;
+use csi_proto::server::socket::bind_anew;
 use prost::Message;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{socket, unary};
+use super::{SOCKET_MODE, unary};
 
 /// Kind of the plugin, as kubelet spells it.
 const KIND: &str = "CSIPlugin";
@@ -73,7 +74,7 @@ impl Plugin {
 pub async fn run(plugin: Plugin, folder: PathBuf, stop: CancellationToken) -> anyhow::Result<()> {
     let path = plugin.socket(&folder);
     while !stop.is_cancelled() {
-        let listener = socket::bind_anew(&path)?;
+        let listener = bind_anew(&path, SOCKET_MODE)?;
         let ours = inode(&path);
         let gone = stop.child_token();
         let watch = async {

@@ -3,10 +3,10 @@
 use csi::controller_server::Controller;
 use csi::controller_service_capability::{Rpc, Type, rpc::Type as Feature};
 use csi_proto::csi::v1 as csi;
+use csi_proto::server::deadline;
 use tonic::{Request, Response, Status};
 
 use super::Csi;
-use super::call::deadline;
 use super::failure::Failure;
 use super::meter::Meter;
 

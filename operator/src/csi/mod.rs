@@ -21,7 +21,6 @@ pub mod placement;
 mod query;
 pub mod rpc;
 pub mod size;
-pub mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +45,9 @@ use crate::world::{WaitEnded, World};
 
 /// How long until a cache that lags behind a fresh read is asked again.
 const LAG: Duration = Duration::from_millis(100);
+
+/// Mode of the socket, owner and group: the sidecars share the pod's group.
+pub const SOCKET_MODE: u32 = 0o660;
 
 /// Largest message, as in the Go driver: a page of 500 volumes is well below.
 const MESSAGE_MAX: usize = 16 << 20;

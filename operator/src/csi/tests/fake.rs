@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::{Method, Request, Response};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::csi::{Csi, Settings, socket};
+use crate::csi::{Csi, SOCKET_MODE, Settings};
 use crate::telemetry::Telemetry;
 use crate::world::{Feed, Watched, World};
 
@@ -153,7 +153,7 @@ impl Bench {
 
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("csi.sock");
-        let listener = socket::bind(&path).unwrap();
+        let listener = csi_proto::server::socket::bind(&path, SOCKET_MODE).unwrap();
         let settings = Settings {
             driver_name: "rds.csi.srvlab.io".into(),
             call_timeout: Duration::from_secs(20),
