@@ -50,26 +50,36 @@ pub struct Setup {
 
 /// Stands for election until `stop`, and runs the reconcilers while elected.
 pub async fn run(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
-    let Some(manager) = manager(&setup, &stop).await else {
-        return Ok(());
-    };
+    // A manager tells changes only, and one whose holder gave up by itself believes that it still leads: it would renew the Lease
+    // for ever and never speak again. So each term has a manager of its own.
+    while let Some(manager) = manager(&setup, &stop).await {
+        term(&setup, &manager, &stop).await?;
+        if stop.is_cancelled() {
+            // A successor need not wait for the Lease to expire.
+            if let Ok(Err(error)) = timeout(Duration::from_secs(2), manager.release()).await {
+                warn!(error = chain(&error), "the Lease was not given back; it expires");
+            }
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Waits to be elected, and leads until the Lease is lost.
+async fn term(setup: &Setup, manager: &LeaseManager, stop: &CancellationToken) -> anyhow::Result<()> {
     while !stop.is_cancelled() {
         let elected = tokio::select! {
             () = stop.cancelled() => break,
             elected = manager.changed() => elected,
         };
         match elected {
-            Ok(true) => lead(&setup, &manager, &stop).await?,
+            Ok(true) => return lead(setup, manager, stop).await,
             Ok(false) => {}
             Err(error) => {
                 warn!(error = chain(&error), "cannot read the Lease");
                 stop.run_until_cancelled(sleep(Duration::from_secs(1))).await;
             }
         }
-    }
-    // A successor need not wait for the Lease to expire.
-    if let Ok(Err(error)) = timeout(Duration::from_secs(2), manager.release()).await {
-        warn!(error = chain(&error), "the Lease was not given back; it expires");
     }
     Ok(())
 }
@@ -92,13 +102,40 @@ async fn manager(setup: &Setup, stop: &CancellationToken) -> Option<LeaseManager
     }
 }
 
+/// For how long the Lease could not be renewed.
+struct Failing {
+    since: Option<Instant>,
+    /// A renewal is due that long after the one before.
+    every: Duration,
+    patience: Duration,
+}
+
+impl Failing {
+    fn new(duration: Duration, grace: Duration) -> Self {
+        Self {
+            since: None,
+            every: duration.saturating_sub(grace),
+            patience: grace.saturating_sub(Duration::from_millis(1500)),
+        }
+    }
+
+    /// A call that was made at `asked` ended in an error now: whether the lead has to be given up. The manager says nothing of a
+    /// renewal that went well; but a call only lasts as long as from one to the next if there was one, as requests end sooner.
+    fn too_long(&mut self, asked: Instant, now: Instant) -> bool {
+        if now.duration_since(asked) >= self.every {
+            self.since = None;
+        }
+        now.duration_since(*self.since.get_or_insert(now)) >= self.patience
+    }
+}
+
 /// Runs the reconcilers until the Lease is lost or `stop`.
 async fn lead(setup: &Setup, manager: &LeaseManager, stop: &CancellationToken) -> anyhow::Result<()> {
     info!("elected");
     let mut reconcilers: JoinHandle<anyhow::Result<()>> = tokio::spawn(reconcile(setup.clone(), stop.clone()));
-    let patience = setup.config.lease_grace.saturating_sub(Duration::from_millis(1500));
-    let mut failing: Option<Instant> = None;
+    let mut failing = Failing::new(setup.config.lease_duration, setup.config.lease_grace);
     loop {
+        let asked = Instant::now();
         tokio::select! {
             ended = &mut reconcilers => {
                 ended.context("the reconcilers died")??;
@@ -106,11 +143,11 @@ async fn lead(setup: &Setup, manager: &LeaseManager, stop: &CancellationToken) -
                 bail!("the reconcilers ended by themselves");
             }
             changed = manager.changed() => match changed {
-                Ok(true) => failing = None,
+                Ok(true) => failing.since = None,
                 Ok(false) => break,
                 Err(error) => {
                     warn!(error = chain(&error), "cannot renew the Lease");
-                    if failing.get_or_insert_with(Instant::now).elapsed() >= patience {
+                    if failing.too_long(asked, Instant::now()) {
                         break;
                     }
                     sleep(Duration::from_millis(500)).await;
@@ -214,5 +251,23 @@ async fn cluster_id(client: &Client, stop: &CancellationToken) -> Option<Cluster
             ),
         }
         stop.run_until_cancelled(sleep(Duration::from_secs(2))).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_failures_in_a_row_end_the_lead() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut failing = Failing::new(Duration::from_secs(15), Duration::from_secs(5));
+        assert!(!failing.too_long(at(0), at(12_500)), "the first one");
+        assert!(!failing.too_long(at(13_000), at(15_500)), "3 s of failures");
+        assert!(failing.too_long(at(15_500), at(16_500)), "4 s, the Lease has 1 s to go");
+        // An hour of renewals later there is a single one again.
+        assert!(!failing.too_long(at(17_000), at(3_600_000)));
+        assert!(!failing.too_long(at(3_600_500), at(3_602_000)));
     }
 }
