@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 e2e/need.sh
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
+# --all-targets leaves out what a plain `cargo test` does.
+cargo clippy --workspace --test vm --test vm_agent --test nodes --quiet -- -D warnings
 if command -v cargo-deny >/dev/null; then
   cargo deny --log-level warn check
 else
