@@ -1,5 +1,8 @@
 //! Kubernetes Events: one for each transition that a user cares about, never one per retry.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -27,9 +30,17 @@ pub(crate) struct Announcer {
 
 /// Posts events; one that cannot be posted is logged and forgotten.
 pub(crate) struct Poster {
-    recorder: Recorder,
+    client: Client,
+    reporter: Reporter,
+    said: HashMap<About, (String, Recorder)>,
     queue: mpsc::Receiver<(Event, ObjectReference)>,
 }
+
+/// UID of the object, reason, and name of the second object: what a recorder tells events apart by.
+type About = (Option<String>, String, Option<String>);
+
+/// Notes that are remembered.
+const NOTES: usize = 4096;
 
 /// Events that may wait; more are dropped, as events are news and not state.
 const QUEUE: usize = 4096;
@@ -52,7 +63,9 @@ impl Announcer {
         (
             Self { queue: sender, fences },
             Poster {
-                recorder: Recorder::new(client, reporter),
+                client,
+                reporter,
+                said: HashMap::new(),
                 queue,
             },
         )
@@ -322,7 +335,7 @@ impl Announcer {
         self.post_about(about, type_, reason, None, note);
     }
 
-    /// Events that differ in their note only are counted up under the first note: a node tells them apart.
+    /// A node tells events of one reason apart.
     fn post_about(
         &self,
         about: &impl Resource<DynamicType = ()>,
@@ -354,10 +367,28 @@ impl Announcer {
 }
 
 impl Poster {
+    /// A recorder counts up what differs in its note only, under the first note: whoever is refused a second time for another
+    /// reason would read the first one. So each note begins anew.
+    fn recorder(&mut self, event: &Event, about: &ObjectReference) -> Recorder {
+        if self.said.len() >= NOTES {
+            self.said.clear();
+        }
+        let second = event.secondary.as_ref().and_then(|s| s.name.clone());
+        let note = event.note.clone().unwrap_or_default();
+        match self.said.entry((about.uid.clone(), event.reason.clone(), second)) {
+            Entry::Occupied(known) if known.get().0 == note => known.get().1.clone(),
+            entry @ (Entry::Occupied(_) | Entry::Vacant(_)) => {
+                let fresh = Recorder::new(self.client.clone(), self.reporter.clone());
+                entry.insert_entry((note, fresh.clone()));
+                fresh
+            }
+        }
+    }
+
     /// Runs until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while let Some(Some((event, about))) = stop.run_until_cancelled(self.queue.recv()).await {
-            if let Err(error) = self.recorder.publish(&event, &about).await {
+            if let Err(error) = self.recorder(&event, &about).publish(&event, &about).await {
                 debug!(%error, reason = event.reason, "an event could not be posted");
             }
         }
