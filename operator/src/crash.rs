@@ -24,10 +24,10 @@ pub fn steps() -> Vec<&'static str> {
     crate::volume::steps()
 }
 
-/// Names of the steps of a fence.
+/// Names of all mutating steps of an attachment's life, those of a fence among them.
 #[must_use]
-pub fn fence_steps() -> Vec<&'static str> {
-    ["record-begin-fence", "cut", "record-cut", "reopen", "record-end-fence"].into()
+pub fn attachment_steps() -> Vec<&'static str> {
+    crate::attachment::steps()
 }
 
 /// Names of the steps of the self-test of fencing, its fence not among them.

@@ -34,11 +34,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prints the mutating steps of a volume's life, of a fence, or of the self-test, one a line, for the crash tests.
+    /// Prints the mutating steps of a volume's life, of an attachment's, or of the self-test, one a line, for the crash tests.
     #[command(hide = true)]
     Steps {
         /// Of what.
-        #[arg(value_parser = ["volume", "fence", "self-test"], default_value = "volume")]
+        #[arg(value_parser = ["volume", "attachment", "self-test"], default_value = "volume")]
         of: String,
     },
 }
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let Cli { config, command } = Cli::parse();
     if let Some(Command::Steps { of }) = command {
         let steps = match of.as_str() {
-            "fence" => rds_operator::crash::fence_steps(),
+            "attachment" => rds_operator::crash::attachment_steps(),
             "self-test" => rds_operator::crash::self_test_steps(),
             _ => rds_operator::crash::steps(),
         };

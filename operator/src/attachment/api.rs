@@ -21,6 +21,9 @@ use super::decide::{Owed, Seen};
 use super::model::Refusal;
 use super::observe::{ADMITTED, Outside, WITHDRAWN};
 
+/// Crash points behind the writes.
+pub(crate) const WRITES: [&str; 6] = ["withdraw", "grant", "deny", "forget-attachment", "drop-word", "say-use"];
+
 /// The API server, for the protocol.
 pub(crate) struct Store {
     volumes: crate::volume::Store,
@@ -53,7 +56,7 @@ impl Store {
     pub(crate) async fn withdraw(&self, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
         self.say(outside, uid, Some(false), WITHDRAWN, "it is being detached", None)
             .await?;
-        crash::after("withdraw");
+        crash::after(WRITES[0]);
         Ok(())
     }
 
@@ -61,7 +64,7 @@ impl Store {
     pub(crate) async fn grant(&self, volume: &RdsVolume, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
         self.say(outside, uid, Some(true), ADMITTED, "the node may connect", Some(volume))
             .await?;
-        crash::after("grant");
+        crash::after(WRITES[1]);
         Ok(())
     }
 
@@ -74,7 +77,7 @@ impl Store {
         text: &str,
     ) -> Result<(), ApiError> {
         self.say(outside, uid, Some(false), why.word(), text, None).await?;
-        crash::after("deny");
+        crash::after(WRITES[2]);
         Ok(())
     }
 
@@ -157,7 +160,7 @@ impl Store {
             .attachments
             .patch(&attachment.name_any(), &params, &Patch::Merge(&patch))
             .await;
-        crash::after("forget-attachment");
+        crash::after(WRITES[3]);
         match done {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(ApiError::named(attachment.name_any(), error)),
@@ -177,6 +180,7 @@ impl Store {
             .patch(&volume.name_any(), &params, &Patch::Merge(&patch))
             .await
             .map_err(|e| ApiError::of(volume, e))?;
+        crash::after(WRITES[4]);
         Ok(())
     }
 
@@ -249,6 +253,7 @@ impl Store {
             announcer.migration_overdue(volume, &text);
         }
         *volume = self.volumes.apply_status(volume, &next).await?;
+        crash::after(WRITES[5]);
         Ok(())
     }
 }

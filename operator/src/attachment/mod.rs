@@ -27,3 +27,13 @@ pub(crate) use migration::Turn;
 pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience, alive_nodes};
 pub(crate) use reconcile::{Place, reconcile, release_note};
 pub(crate) use rounds::Rounds;
+
+/// Names of all mutating steps, for the crash test.
+pub(crate) fn steps() -> Vec<&'static str> {
+    let mut all: Vec<&'static str> = crate::csi::STEPS.into();
+    all.extend(record::Change::NAMES);
+    all.extend(reconcile::COMMANDS);
+    all.extend(api::WRITES);
+    all.push(rounds::REBUILD);
+    all
+}

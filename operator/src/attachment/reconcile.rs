@@ -27,6 +27,9 @@ use super::record::{Change, changed};
 /// Steps of one pass.
 const MAX_STEPS: usize = 64;
 
+/// Crash points behind the commands of a fence.
+pub(crate) const COMMANDS: [&str; 2] = ["cut", "reopen"];
+
 /// What the volume's own pass knows and this one needs.
 pub(crate) struct Place<'a> {
     /// The server of the volume.
@@ -155,15 +158,7 @@ fn failure(volume: &RdsVolume, what: &str, error: &RdsError, announcer: &Announc
 
 async fn swap(volume: &mut RdsVolume, store: &Store, change: &Change, now: Timestamp) -> Result<(), ApiError> {
     *volume = store.swap_status(&changed(volume, change, now)).await?;
-    crash::after(match change {
-        Change::Admit(..) => "record-admission",
-        Change::Succeed(..) => "record-succession",
-        Change::Release(_) => "record-release",
-        Change::BeginFence { .. } => "record-begin-fence",
-        Change::RecordCut => "record-cut",
-        Change::EndFence => "record-end-fence",
-        Change::Acknowledged(_) => "record-acknowledged",
-    });
+    crash::after(change.name());
     Ok(())
 }
 
@@ -197,7 +192,7 @@ async fn cut(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
             }
         }
     }
-    crash::after("cut");
+    crash::after(COMMANDS[0]);
     Ok(())
 }
 
@@ -213,7 +208,7 @@ async fn reopen(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
         return Err(unreachable(volume));
     };
     client.export(&guard, &nqn, place.port).await?;
-    crash::after("reopen");
+    crash::after(COMMANDS[1]);
     Ok(())
 }
 
@@ -240,6 +235,7 @@ async fn rest(
             .holders
             .iter()
             .all(|h| h.standing == super::model::Standing::Alive);
+    forget_cut(volume, store, seen).await?;
     let line = explain::line(seen, owed.as_ref());
     store.say_fence(volume, owed.as_ref(), line, seen, announcer).await?;
     // Evidence ripens with time and not with events: look again while anything is open.
@@ -254,6 +250,17 @@ async fn rest(
     Ok(left
         .and_then(|left| u64::try_from(left).ok())
         .map(|left| Action::requeue(Duration::from_secs(left + 1))))
+}
+
+/// A person's word to cut a node ends with that node's hold, whether it was cut or left, and also if a crash came before the word was
+/// taken off: kept, it would cut a live peer on another day without anybody's word.
+async fn forget_cut(volume: &mut RdsVolume, store: &Store, seen: &Seen) -> Result<(), ApiError> {
+    let spent = |node: &String| !seen.volume.holders.iter().any(|h| h.node == *node);
+    if seen.volume.fence.is_none() && seen.canary.is_none() && seen.cut_now.as_ref().is_some_and(spent) {
+        info!(target: "audit", volume = volume.name_any(), node = ?seen.cut_now, what = "fence-now is taken off: that node holds nothing");
+        store.drop_annotation(volume, ANNOTATION_FENCE_NOW).await?;
+    }
+    Ok(())
 }
 
 /// Why a holder was let go, for people.

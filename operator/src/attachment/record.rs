@@ -34,6 +34,33 @@ pub enum Change {
     Acknowledged(Vec<String>),
 }
 
+impl Change {
+    /// All names, for the crash test.
+    pub(crate) const NAMES: [&str; 7] = [
+        "record-admission",
+        "record-succession",
+        "record-release",
+        "record-begin-fence",
+        "record-cut",
+        "record-end-fence",
+        "record-acknowledged",
+    ];
+
+    /// The name of its crash point.
+    pub(crate) fn name(&self) -> &'static str {
+        let [admission, succession, release, begin, cut, end, acknowledged] = Self::NAMES;
+        match self {
+            Self::Admit(..) => admission,
+            Self::Succeed(..) => succession,
+            Self::Release(_) => release,
+            Self::BeginFence { .. } => begin,
+            Self::RecordCut => cut,
+            Self::EndFence => end,
+            Self::Acknowledged(_) => acknowledged,
+        }
+    }
+}
+
 /// The object with the change in its status.
 #[must_use]
 pub fn changed(volume: &RdsVolume, change: &Change, now: Timestamp) -> RdsVolume {

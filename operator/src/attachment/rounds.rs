@@ -22,10 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::metrics::FenceMetrics;
+use crate::crash;
 use crate::server::fleet::Fleet;
 use crate::telemetry::{Telemetry, chain};
 use crate::volume::Trigger;
 use crate::world::World;
+
+/// Crash point behind an attachment that was made again.
+pub(crate) const REBUILD: &str = "rebuild";
 
 /// What a round needs.
 pub(crate) struct Rounds {
@@ -189,6 +193,7 @@ impl Rounds {
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(false),
             Err(e) => return Err(told("make it again", &e)),
         };
+        crash::after(REBUILD);
         warn!(
             volume = wanted.handle,
             node, "attached, and its RdsAttachment was missing: made again"

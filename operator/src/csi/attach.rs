@@ -20,8 +20,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::capability::Capabilities;
 use super::failure::{Admission, Failure, admission, shown};
-use super::{Csi, LAG, could_be_a_subdomain, is_code, rpc};
+use super::{Csi, LAG, STEPS, could_be_a_subdomain, is_code, rpc};
 use crate::attachment::ADMITTED;
+use crate::crash;
 use crate::world::WaitEnded;
 
 /// A checked request.
@@ -341,7 +342,10 @@ impl Csi {
             dry_run: false,
         };
         match self.attachments().create(&parameters, object).await {
-            Ok(made) => Ok(made),
+            Ok(made) => {
+                crash::after(STEPS[0]);
+                Ok(made)
+            }
             Err(e) if is_code(&e, 409) => self
                 .live_attachment(&name)
                 .await?

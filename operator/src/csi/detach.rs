@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::attach::closing;
 use super::failure::Failure;
-use super::{Csi, LAG, could_be_a_name, is_code, rpc};
+use super::{Csi, LAG, STEPS, could_be_a_name, is_code, rpc};
 use crate::attachment::DISCONNECTED;
+use crate::crash;
 use crate::world::WaitEnded;
 
 /// How long a call waits for a fence: it may need a person, and one of few workers of csi-attacher waits with it.
@@ -154,7 +155,10 @@ impl Csi {
             ..DeleteParams::default()
         };
         match api.delete(name, &parameters).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                crash::after(STEPS[1]);
+                Ok(())
+            }
             // Gone, or another one: the next look tells.
             Err(e) if is_code(&e, 404) || is_code(&e, 409) => Ok(()),
             Err(e) => Err(Failure::api(&format!("delete RdsAttachment {name}"), &e)),

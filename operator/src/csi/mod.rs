@@ -43,6 +43,9 @@ use self::missing::Missing;
 use crate::telemetry::Telemetry;
 use crate::world::{WaitEnded, World};
 
+/// Crash points behind the writes of ControllerPublishVolume and ControllerUnpublishVolume.
+pub(crate) const STEPS: [&str; 2] = ["create-attachment", "delete-attachment"];
+
 /// How long until a cache that lags behind a fresh read is asked again.
 const LAG: Duration = Duration::from_millis(100);
 
