@@ -13,6 +13,7 @@ use rds_crds::RdsServer;
 use routeros_sim::{Config, Fault, Knobs, Simulator};
 use serde_json::{Value, json};
 
+use crate::agent::Control;
 use crate::lab::NAMESPACE;
 use crate::{Lab, wait_until};
 
@@ -274,6 +275,13 @@ impl Appliance {
             .collect()
     }
 
+    /// How many commands have named the disk at `slot` and changed it.
+    pub fn changes(&self, slot: &str) -> usize {
+        let verbs = ["/disk/add", "/disk/set", "/disk/remove"];
+        let changed = |c: &&Seen| c.text.contains(slot) && verbs.iter().any(|verb| c.text.contains(verb));
+        self.commands().iter().filter(changed).count()
+    }
+
     /// Waits until a command with this text was hit by a fault.
     pub async fn hit(&self, text: &str) -> Result<()> {
         wait_until(
@@ -348,6 +356,23 @@ impl Appliance {
         let path = format!("{BASE_PATH}/{slot}.img");
         self.sim
             .edit(|state| state.add_file_disk(slot, &path, 1 << 30, comment));
+    }
+
+    /// Its control interface, for agents whose sessions are here.
+    pub async fn control(&self) -> Result<Control> {
+        Control::serve(self.sim.clone()).await
+    }
+
+    /// The hosts that can write into the image at this moment: the oracle of every test about fencing.
+    pub fn live_writers(&self, path: &str) -> Vec<String> {
+        self.sim.live_writers(path)
+    }
+
+    /// Ends all sessions of a host, as when it loses power.
+    pub fn power_off(&self, host: &str) {
+        for session in self.sim.sessions().iter().filter(|s| s.host == host) {
+            self.sim.disconnect(session.id);
+        }
     }
 
     /// The private key of the operator's user.

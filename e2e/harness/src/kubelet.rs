@@ -1,14 +1,17 @@
 //! kubelet as the control plane sees it: a Node that is Ready, with the names of its machine, and the Lease beside it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -39,7 +42,11 @@ impl Names {
 }
 
 /// A kubelet that does nothing but live. Dropping it is its death: nothing of it is removed from the API.
-pub struct Kubelet(JoinHandle<()>);
+pub struct Kubelet {
+    alive: Arc<AtomicBool>,
+    beats: watch::Receiver<u64>,
+    life: JoinHandle<()>,
+}
 
 impl Kubelet {
     /// Makes the Node, if it is not there, and keeps it Ready.
@@ -49,22 +56,49 @@ impl Kubelet {
         manages_volumes(&client, node).await?;
         let (node, names) = (node.to_owned(), Names::of_agent(node));
         sign_of_life(&client, &node, &names).await?;
-        Ok(Self(tokio::spawn(async move {
+        let alive = Arc::new(AtomicBool::new(true));
+        let (heard, beats) = watch::channel(0u64);
+        let beating = alive.clone();
+        let life = tokio::spawn(async move {
             let mut tick = interval(BEAT);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
-                if let Err(error) = sign_of_life(&client, &node, &names).await {
-                    tracing::debug!(node, "{error:#}");
+                if !beating.load(Ordering::Relaxed) {
+                    continue;
+                }
+                // One that meets another write, or a Node that is gone, is followed by the next.
+                match sign_of_life(&client, &node, &names).await {
+                    Ok(()) => heard.send_modify(|beats| *beats += 1),
+                    Err(error) => tracing::debug!(node, "{error:#}"),
                 }
             }
-        })))
+        });
+        Ok(Self { alive, beats, life })
+    }
+
+    /// It falls silent.
+    pub fn stop(&self) {
+        self.alive.store(false, Ordering::Relaxed);
+    }
+
+    /// It is back.
+    pub fn resume(&self) {
+        self.alive.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for its next two signs of life: from them the attach-detach controller learns that nothing is mounted there.
+    pub async fn heard(&self) -> Result<()> {
+        let mut beats = self.beats.clone();
+        let target = *beats.borrow() + 2;
+        beats.wait_for(|beats| *beats >= target).await.context("it is dead")?;
+        Ok(())
     }
 }
 
 impl Drop for Kubelet {
     fn drop(&mut self) {
-        self.0.abort();
+        self.life.abort();
     }
 }
 

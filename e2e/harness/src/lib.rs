@@ -18,6 +18,7 @@ pub mod noop;
 pub mod population;
 pub mod process;
 pub mod replica;
+pub mod scene;
 pub mod supervisor;
 pub mod tools;
 pub mod vm;

@@ -1,0 +1,308 @@
+//! The operator is killed after every single mutating step of publish, unpublish and fence. The steps are what the operator itself
+//! lists (`rds-operator steps attachment`): one that no story reaches fails the test. What is seen in the API and on the appliance,
+//! at each turn of a story and at its end, equals what an undisturbed run shows.
+
+use anyhow::{Context, Result, ensure};
+use e2e::scene::{Node, PATIENCE, Scene};
+use e2e::{tools, wait_until};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use rds_crds::RdsAttachment;
+use rds_crds::condition::find_condition;
+use rds_crds::identity::attachment_name;
+use routeros_sim::Knobs;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::time::{Duration, Instant};
+
+/// One way through an attachment's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Story {
+    /// A node gets the volume and lets it go.
+    Used,
+    /// A second one is refused meanwhile.
+    Refused,
+    /// The node is lost and cut, another one gets the volume, and the first comes back.
+    Lost,
+    /// The RdsAttachment is removed by force and made again.
+    Removed,
+}
+
+impl Story {
+    const ALL: [Self; 4] = [Self::Used, Self::Refused, Self::Lost, Self::Removed];
+
+    /// Where each step is found soonest. A hint only: a step that is missing here is looked for in all stories.
+    fn likely(self, step: &str) -> bool {
+        let lost = ["fence", "cut", "reopen", "acknowledged", "word"];
+        match self {
+            Self::Refused => step == "deny",
+            Self::Lost => lost.iter().any(|word| step.contains(word)),
+            Self::Removed => matches!(step, "rebuild" | "record-succession"),
+            Self::Used => ![Self::Refused, Self::Lost, Self::Removed]
+                .iter()
+                .any(|other| other.likely(step)),
+        }
+    }
+}
+
+struct World {
+    scene: Scene,
+    one: Node,
+    two: Node,
+}
+
+/// A story while it is told: what is seen at its turns, and what should be.
+struct Telling<'a> {
+    world: &'a World,
+    volume: String,
+    expected: Option<&'a [Value]>,
+    seen: Vec<Value>,
+}
+
+impl World {
+    /// Tells a story of a volume of its own, from its claim to its end.
+    async fn tell(&self, story: Story, name: &str, expected: Option<&[Value]>) -> Result<Vec<Value>> {
+        let lab = &self.scene.lab;
+        lab.claim(name, &self.scene.appliance.name, "1Gi").await?;
+        let mut telling = Telling {
+            world: self,
+            volume: lab.bound(name).await?,
+            expected,
+            seen: Vec::new(),
+        };
+        match story {
+            Story::Used => telling.used().await?,
+            Story::Refused => telling.refused().await?,
+            Story::Lost => telling.lost().await?,
+            Story::Removed => telling.removed().await?,
+        }
+        lab.delete_claim(name).await?;
+        self.scene.appliance.assert_empty()?;
+        Ok(telling.seen)
+    }
+
+    /// Everything but names that differ from run to run.
+    async fn state(&self, volume: &str) -> Result<Value> {
+        let object = self.scene.lab.volumes().get(volume).await?;
+        let status = object.status.clone().context("no status")?;
+        let records: Api<RdsAttachment> = Api::all(self.scene.lab.cluster.client());
+        let records = records.list(&ListParams::default()).await?.items;
+        let uid_of = |node: &str| {
+            let name = attachment_name(volume, node);
+            records.iter().find(|a| a.name_any() == name).and_then(ResourceExt::uid)
+        };
+        let holders: Vec<Value> = status
+            .holders
+            .iter()
+            .map(|h| json!([h.node, h.role, uid_of(&h.node).as_ref() == Some(&h.attachment_uid)]))
+            .collect();
+        let mut said: Vec<Value> = Vec::new();
+        for record in &records {
+            let status = record.status.clone().unwrap_or_default();
+            let admitted = find_condition(&status.conditions, "Admitted").map(|c| c.reason.clone());
+            let agent = status.agent.unwrap_or_default();
+            let connected = find_condition(&agent.conditions, "Connected").map(|c| c.status.clone());
+            said.push(json!([record.spec.node, admitted, connected]));
+        }
+        let mut wishes = Vec::new();
+        for node in [&self.one.name, &self.two.name] {
+            let wish = self.scene.wish(volume, node).await?;
+            wishes.push(json!([node, wish.map(|w| w.status.is_some_and(|s| s.attached))]));
+        }
+        let mut conditions: Vec<String> = status
+            .conditions
+            .iter()
+            .map(|c| format!("{}={}", c.type_, c.status))
+            .collect();
+        conditions.sort();
+        let disks = self.scene.appliance.disks();
+        let disk = disks
+            .iter()
+            .find(|disk| Some(&disk.slot) == status.slot.as_ref())
+            .context("no disk")?;
+        let words = object.annotations().keys().filter(|key| key.contains("fence"));
+        Ok(json!({
+            "generation": status.export_generation,
+            "holders": holders,
+            "fence": status.fence.is_some(),
+            "fenced": status.fenced.iter().map(|f| &f.node).collect::<Vec<_>>(),
+            "conditions": conditions,
+            "words": words.collect::<Vec<_>>(),
+            "attachments": said,
+            "wishes": wishes,
+            "disks": disks.len(),
+            "exported": disk.exported && Some(&disk.nqn) == status.nqn.as_ref(),
+            "writers": self.scene.writers(volume).await?,
+        }))
+    }
+}
+
+impl Telling<'_> {
+    /// A turn of the story. Undisturbed, it is what does not change any more; otherwise it has to become the same.
+    async fn turn(&mut self) -> Result<()> {
+        let (world, volume) = (self.world, self.volume.as_str());
+        let now = match self.expected {
+            Some(all) => {
+                let same = all.get(self.seen.len()).context("the undisturbed story is shorter")?;
+                let waited = wait_until("the state of the undisturbed run", PATIENCE, async || {
+                    let now = world.state(volume).await?;
+                    ensure!(now == *same, "{now:#}\nbut undisturbed:\n{same:#}");
+                    Ok(now)
+                });
+                world.scene.lab.explained(waited.await, volume).await?
+            }
+            None => {
+                let mut last = (Value::Null, Instant::now());
+                wait_until("a state that stays", PATIENCE, async || {
+                    let now = world.state(volume).await?;
+                    if now != last.0 {
+                        last = (now, Instant::now());
+                    }
+                    ensure!(last.1.elapsed() >= Duration::from_secs(2), "it has just changed");
+                    Ok(last.0.clone())
+                })
+                .await?
+            }
+        };
+        self.seen.push(now);
+        Ok(())
+    }
+
+    async fn begin(&self, node: &Node) -> Result<()> {
+        self.world.scene.ask(&self.volume, &node.name).await?;
+        self.world.scene.attached(&self.volume, node).await
+    }
+
+    async fn end(&self, node: &Node) -> Result<()> {
+        self.world.scene.unask(&self.volume, &node.name).await?;
+        self.world.scene.detached(&self.volume, &node.name).await
+    }
+
+    async fn used(&mut self) -> Result<()> {
+        self.begin(&self.world.one).await?;
+        self.turn().await?;
+        self.end(&self.world.one).await?;
+        self.turn().await
+    }
+
+    async fn refused(&mut self) -> Result<()> {
+        let World { scene, one, two } = self.world;
+        let volume = &self.volume.clone();
+        self.begin(one).await?;
+        scene.ask(volume, &two.name).await?;
+        scene.refused(volume, &two.name, &["attached to node one"]).await?;
+        self.turn().await?;
+        self.end(two).await?;
+        self.end(one).await?;
+        self.turn().await
+    }
+
+    async fn lost(&mut self) -> Result<()> {
+        let World { scene, one, two } = self.world;
+        let volume = &self.volume.clone();
+        self.begin(one).await?;
+        scene.out_of_service(one).await?;
+        scene
+            .annotate("rdsvolume", volume, "rds.csi.srvlab.io/fence-now=one")
+            .await?;
+        scene.unask(volume, &one.name).await?;
+        self.begin(two).await?;
+        scene.detached(volume, &one.name).await?;
+        self.turn().await?;
+        scene.comes_back(one).await?;
+        self.end(two).await?;
+        self.begin(one).await?;
+        self.turn().await?;
+        self.end(one).await?;
+        self.turn().await
+    }
+
+    async fn removed(&mut self) -> Result<()> {
+        let World { scene, one, .. } = self.world;
+        let volume = &self.volume.clone();
+        self.begin(one).await?;
+        let records: Api<RdsAttachment> = Api::all(scene.lab.cluster.client());
+        let name = attachment_name(volume, &one.name);
+        let before = records.get(&name).await?.uid();
+        let account = "--as=system:serviceaccount:rds-csi:rds-csi-controller";
+        let strip = r#"{"metadata":{"finalizers":null}}"#;
+        scene
+            .kubectl(&["patch", "rdsattachment", &name, "--type=merge", "-p", strip, account])
+            .await?;
+        scene
+            .kubectl(&["delete", "rdsattachment", &name, "--wait=false", account])
+            .await?;
+        wait_until("the RdsAttachment to be made again", PATIENCE, async || {
+            let again = records.get_opt(&name).await?.context("it is gone")?;
+            ensure!(again.uid() != before, "it is the old one");
+            Ok(())
+        })
+        .await?;
+        scene.attached(volume, one).await?;
+        self.turn().await?;
+        self.end(one).await?;
+        self.turn().await
+    }
+}
+
+#[test]
+fn i4_a_kill_after_any_step_of_publish_unpublish_and_fence_changes_nothing_in_the_end() -> Result<()> {
+    e2e::run(async {
+        let more = [("ATTACHMENT_RECONCILE_INTERVAL", "2s"), ("RESYNC_INTERVAL", "5s")];
+        let scene = Scene::start_with("crash-attach", Knobs::default(), 1, &more).await?;
+        let (one, two) = (scene.node("one").await?, scene.node("two").await?);
+        scene.fence_proven("True", "Proven", "").await?;
+        let world = World { scene, one, two };
+        let only = std::env::var("STEP").unwrap_or_default();
+
+        let mut undisturbed = Vec::new();
+        for story in Story::ALL {
+            let begin = Instant::now();
+            let told = world.tell(story, &format!("calm-{story:?}").to_lowercase(), None).await;
+            undisturbed.push(told.with_context(|| format!("story {story:?}, undisturbed"))?);
+            eprintln!("crash: story {story:?} takes {:.1} s", begin.elapsed().as_secs_f64());
+        }
+        let listed = Command::new(tools::own("rds-operator")?)
+            .args(["steps", "attachment"])
+            .output()
+            .await?;
+        let listed = String::from_utf8(listed.stdout)?;
+        let steps: Vec<&str> = listed.lines().filter(|step| step.contains(&only)).collect();
+        ensure!(!steps.is_empty(), "`rds-operator steps attachment` lists none");
+
+        let replica = &world.scene.lab.replicas[0];
+        for (number, step) in steps.into_iter().enumerate() {
+            let mut order: Vec<(usize, Story)> = Story::ALL.into_iter().enumerate().collect();
+            order.sort_by_key(|(_, story)| !story.likely(step));
+            let mut reached = false;
+            for (index, story) in order {
+                replica.restart_once_with(&[("RDS_CRASH_AFTER".into(), step.into())])?;
+                let before = replica.operator.starts();
+                let begin = Instant::now();
+                let told = world
+                    .tell(
+                        story,
+                        &format!("k{number}-{story:?}").to_lowercase(),
+                        Some(&undisturbed[index]),
+                    )
+                    .await;
+                let alone = || {
+                    format!(
+                        "killed after {step}, story {story:?}; alone: STEP={step} cargo test --workspace --test crash_attach"
+                    )
+                };
+                told.with_context(alone)?;
+                if replica.operator.starts() > before {
+                    reached = true;
+                    eprintln!(
+                        "crash: the same end after {step}, story {story:?}, {:.1} s",
+                        begin.elapsed().as_secs_f64()
+                    );
+                    break;
+                }
+            }
+            ensure!(reached, "no story reaches step {step}");
+        }
+        Ok(())
+    })
+}
