@@ -12,6 +12,8 @@ mod metrics;
 mod migration;
 pub mod model;
 mod observe;
+#[cfg(test)]
+mod observe_tests;
 mod reconcile;
 pub mod record;
 mod rounds;
