@@ -314,15 +314,18 @@ impl Appliance {
         })
     }
 
-    /// Raises the generation in the owner tag, as if the cluster had been restored from an older backup.
-    pub fn run_ahead(&self, slot: &str) {
+    /// Raises the generation in the owner tag and gives the export the name of a later fence, as if the cluster had been restored
+    /// from an older backup. The name.
+    pub fn run_ahead(&self, slot: &str) -> Result<String> {
         self.sim.edit(|state| {
-            let found = state.disks.slot(slot).map(|disk| disk.id);
-            let Some(id) = found else { return };
+            let disk = state.disks.slot(slot).with_context(|| format!("no disk {slot}"))?;
+            let (id, nqn) = (disk.id, format!("{}.g3-0a1b2c3d", disk.export.nqn));
             state.disks.update(id, |disk| {
-                disk.comment = disk.comment.replacen(":g00000001:", ":g00000003:", 1)
+                disk.comment = disk.comment.replacen(":g00000001:", ":g00000003:", 1);
+                disk.export.nqn.clone_from(&nqn);
             });
-        });
+            Ok(nqn)
+        })
     }
 
     /// Removes the row of a disk as a person at the console would: the file stays.

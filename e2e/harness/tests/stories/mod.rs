@@ -160,7 +160,7 @@ impl World<'_> {
         self.apply(name, json!({"deletionPolicy": "Delete"})).await?;
         self.settled(&self.plain, name).await?;
         let slot = self.plain.only_disk()?.slot;
-        self.plain.run_ahead(&slot);
+        let ahead = self.plain.run_ahead(&slot)?;
         let what = format!("RdsVolume {name} to know of generation 3");
         wait_until(&what, SOON, async || {
             let status = self.lab.volumes().get(name).await?.status.context("no status")?;
@@ -173,6 +173,9 @@ impl World<'_> {
         })
         .await?;
         let restored = self.settled(&self.plain, name).await?;
+        // Who was cut knows the older name: it never comes back.
+        let nqn = self.plain.only_disk()?.nqn;
+        ensure!(nqn == ahead, "the export is {nqn}, not {ahead}");
         self.delete(name).await?;
         self.plain.wipe().await;
         Ok(restored)
