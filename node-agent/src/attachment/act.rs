@@ -70,6 +70,15 @@ pub(super) struct Memory {
     pub(super) sessions: Vec<Session>,
 }
 
+/// What is sent of it. Where the last thing that was said is taken back, an empty object would become a null in the API server's
+/// merge, which it then refuses: an empty list does not.
+fn stated(agent: &AgentStatus) -> serde_json::Value {
+    if *agent == AgentStatus::default() {
+        return json!({"conditions": []});
+    }
+    json!(agent)
+}
+
 /// The agent's hands.
 #[derive(Debug)]
 pub struct Agent {
@@ -320,7 +329,7 @@ impl Agent {
             "apiVersion": format!("{DOMAIN}/{API_VERSION}"),
             "kind": "RdsAttachment",
             "metadata": {"name": name, "uid": object.metadata.uid, "resourceVersion": object.metadata.resource_version},
-            "status": {"agent": agent},
+            "status": {"agent": stated(&agent)},
         });
         let params = PatchParams::apply(manager::AGENT).force();
         let done = self
@@ -347,4 +356,19 @@ impl Agent {
 /// Locks, poisoned or not: nothing here panics between two writes.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_is_taken_back_by_an_empty_list() {
+        assert_eq!(stated(&AgentStatus::default()), json!({"conditions": []}));
+        let used = AgentStatus {
+            used_by: Some(vec!["pod".into()]),
+            ..AgentStatus::default()
+        };
+        assert_eq!(stated(&used), json!({"usedBy": ["pod"]}));
+    }
 }
