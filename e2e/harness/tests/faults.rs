@@ -8,6 +8,7 @@ use e2e::appliance::Appliance;
 use e2e::claims::SOON;
 use e2e::lab::Options;
 use e2e::{Lab, wait_until};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use routeros_sim::Knobs;
 use routeros_sim::{Fault, FaultKind};
 use serde_json::json;
@@ -190,6 +191,65 @@ fn i17_every_fault_of_every_operation_ends_well() -> Result<()> {
         let failed: Vec<_> = failed.iter().map(|error| format!("{error:#}")).collect();
         ensure!(failed.is_empty(), "{} faults:\n\n{}", failed.len(), failed.join("\n\n"));
         Ok(())
+    })
+}
+
+/// What the appliance refuses in so many words while a volume grows or goes: nothing is changed, the object says why, and it
+/// goes on once the reason is gone.
+async fn refused(fault: &str, kind: &FaultKind) -> Result<()> {
+    let lab = lab().await?;
+    let name = format!("r-{fault}");
+    let appliance = appliance(&name).await?;
+    lab.claim(&name, &name, "1Gi").await?;
+    let volume = lab.bound(&name).await?;
+    let says = async |kind: &str, reason: &str| {
+        wait_until(&format!("{kind} of {volume} to be {reason}"), SOON, async || {
+            let status = lab.volumes().get(&volume).await?.status.unwrap_or_default();
+            let said = |c: &Condition| c.type_ == kind && c.status == "True" && c.reason == reason;
+            ensure!(status.conditions.iter().any(said), "{:?}", status.conditions);
+            Ok(())
+        })
+        .await
+    };
+    let reason = if *kind == FaultKind::PoolFull {
+        "PoolFull"
+    } else {
+        "PermissionDenied"
+    };
+    appliance.fault(Fault::always(GROW, kind.clone()));
+    lab.resize(&name, "2Gi").await?;
+    says("ExpandPending", reason).await?;
+    let disk = appliance.only_disk()?;
+    ensure!(disk.size == 1 << 30 && disk.exported, "a refusal changed {disk:?}");
+    appliance.clear_faults();
+    lab.resize(&name, "3Gi").await?;
+    lab.grown(&name, "3Gi").await?;
+
+    // A full pool refuses no deletion.
+    if *kind == FaultKind::NoPermission {
+        appliance.fault(Fault::always(RETIRE, kind.clone()));
+        lab.kubectl().run(&["delete", "pvc", &name, "--wait=false"]).await?;
+        says("DeletionBlocked", reason).await?;
+        let disk = appliance.only_disk()?;
+        ensure!(disk.size == 3 << 30 && disk.exported, "a refusal changed {disk:?}");
+        appliance.clear_faults();
+        wait_until("the deletion to be finished", 2 * SOON, async || {
+            ensure!(lab.volumes().get_opt(&volume).await?.is_none(), "it is there");
+            Ok(())
+        })
+        .await?;
+    } else {
+        lab.delete_claim(&name).await?;
+    }
+    appliance.assert_empty()
+}
+
+#[test]
+fn a_refusal_of_growth_or_deletion_changes_nothing_and_passes() -> Result<()> {
+    e2e::run(async {
+        let full = refused("pool-full", &FaultKind::PoolFull);
+        let denied = refused("no-permission", &FaultKind::NoPermission);
+        futures::try_join!(full, denied).map(drop)
     })
 }
 

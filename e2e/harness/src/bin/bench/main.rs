@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::tools;
 
 /// Numbers by name; later parts add theirs beside them.
@@ -26,6 +26,27 @@ const PARTS: [Part; 4] = [
     ("burst", || Box::pin(burst::measure())),
     ("idle", || Box::pin(idle::measure())),
     ("attach", || Box::pin(attach::measure())),
+];
+
+/// What a whole report holds at least.
+const NAMES: [&str; 17] = [
+    "routeros_execs_create",
+    "routeros_execs_expand",
+    "routeros_execs_delete",
+    "routeros_reads_idle_per_10s",
+    "api_writes_create",
+    "api_writes_delete",
+    "create_overhead_ms_p50_1",
+    "create_overhead_ms_p99_1",
+    "create_overhead_ms_p50_100",
+    "create_overhead_ms_p99_100",
+    "burst_1000_seconds",
+    "burst_1000_floor_commands_seconds",
+    "burst_1000_floor_noop_seconds",
+    "burst_1000_leaks",
+    "operator_rss_mib_0",
+    "operator_rss_mib_1000",
+    "operator_rss_mib_10000",
 ];
 
 fn main() -> Result<()> {
@@ -45,6 +66,12 @@ fn main() -> Result<()> {
         println!("{name:<34} {value:>12.2}");
     }
     println!("written to {}", path.display());
+    let all = only.is_empty() && std::env::var_os("BENCH_VOLUMES").is_none();
+    let missing: Vec<_> = NAMES
+        .iter()
+        .filter(|name| all && !report.contains_key(**name))
+        .collect();
+    ensure!(missing.is_empty(), "the report lacks {missing:?}");
     Ok(())
 }
 
