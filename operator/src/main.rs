@@ -23,6 +23,9 @@ use rds_operator::world::World;
 use tokio::net::TcpListener;
 use tracing::{error, info};
 
+/// Threads at most: it waits nearly all the time, and on a machine with a hundred processors each would keep memory of its own.
+const THREADS: usize = 4;
+
 #[derive(Parser)]
 #[command(version, about = "Reconciles RDS storage and serves the CSI Controller")]
 struct Cli {
@@ -55,7 +58,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     telemetry::start_log(config.log_format);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let threads = std::thread::available_parallelism().map_or(THREADS, |n| n.get().min(THREADS));
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             error!(error = telemetry::chain(&e), "cannot start the runtime");

@@ -35,6 +35,10 @@ const WATCH_MAX_AGE: Duration = Duration::from_secs(870);
 /// An idle watch is silent; it counts as well when it has not failed for this long.
 const QUIET_IS_WELL: Duration = Duration::from_secs(120);
 
+/// Objects in one answer of a list. An RdsVolume comes as 11 KB, most of it managed fields, and takes some times that while it is
+/// read: with the 500 of kube's default the start would need more memory than ten thousand volumes at rest.
+const PAGE: u32 = 50;
+
 /// A watch loop, to be spawned by `main`.
 pub type Loop = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
@@ -189,7 +193,7 @@ where
         stop,
     } = context;
     let kind = feed.cache().kind();
-    let mut events = watcher(api, watcher::Config::default())
+    let mut events = watcher(api, watcher::Config::default().page_size(PAGE))
         .default_backoff()
         .modify(slim)
         .boxed();
