@@ -2,13 +2,14 @@
 //!
 //! Invariants: an `Unknown` never leads to a step that removes or makes anything (I17); the format ledger says Blank only
 //! for a disk that carries the nonce recorded before its create (I1, I13); a generation never goes down (D3); no step ends
-//! an export while a holder exists (D4). Deletion is in [`super::deletion`].
+//! an export while a holder exists (D4). The beginning is in [`super::creation`], the end in [`super::deletion`].
 
 use rds_crds::Reason;
 use rds_crds::volume::CreationOutcome;
 
-use crate::routeros::{Bytes, DiskRow, Generation, OwnerTag, Ownership};
+use crate::routeros::{Bytes, DiskRow, Generation, OwnerTag};
 
+use super::creation::{begin, refused, resume, sight_is_bad, taken};
 use super::deletion;
 use super::model::{
     Change, CreationRecord, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step,
@@ -71,143 +72,9 @@ pub(super) fn recover(row: &DiskRow, tag: &OwnerTag, at_least: Generation) -> St
     ))
 }
 
-/// Nothing was sent yet, or the appliance refused and proved that it did nothing.
-fn begin(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
-    // A generation without a creation: somebody emptied part of the status. Look before anything else.
-    if want.adopt || (ledger.creation.is_none() && ledger.generation.is_some()) {
-        match &seen.sight {
-            Fact::NotRead => return Step::Look,
-            Fact::Unknown(problem) => return retry(problem, ledger),
-            Fact::Known(sight) => match sight.place(want) {
-                Place::Ours(row, tag) => return recover(row, tag, tag.generation),
-                Place::Free if want.adopt => {
-                    let why = format!(
-                        "there is no disk {} with the file {} to adopt",
-                        want.id.slot, want.id.path
-                    );
-                    return Report::stalled(Reason::Invalid, why).rest(Recheck::Slowly);
-                }
-                Place::FileOnly | Place::Taken(_) if want.adopt => return adoptable(want, sight),
-                Place::Free | Place::FileOnly | Place::Taken(_) => {}
-            },
-        }
-    }
-    match &seen.room {
-        Fact::NotRead => Step::MeasureRoom,
-        Fact::Unknown(problem) => retry(problem, ledger),
-        Fact::Known(room) if *room < want.size => {
-            Report::stalled(Reason::PoolFull, no_room(want.size, *room)).rest(Recheck::Slowly)
-        }
-        Fact::Known(_) => Step::Record(Change::BeginCreation),
-    }
-}
-
-/// An existing disk is bound only with exactly this slot, path and size, and without anybody's tag (I11).
-fn adoptable(want: &Want, sight: &Sight) -> Step {
-    let no = |why: String| Report::stalled(Reason::Taken, why).rest(Recheck::Slowly);
-    let Some(row) = sight.rows.iter().find(|r| r.is_at(&want.id.slot, &want.id.path)) else {
-        let found: Vec<String> = sight
-            .rows
-            .iter()
-            .map(|r| format!("{} with {}", r.slot, r.path.as_deref().unwrap_or("no file")))
-            .collect();
-        let found = if found.is_empty() {
-            "a file without a disk".to_owned()
-        } else {
-            found.join(", ")
-        };
-        return no(format!(
-            "no disk has both the slot {} and the file {}; found: {found}",
-            want.id.slot, want.id.path
-        ));
-    };
-    if row.kind != "file" {
-        return no(format!(
-            "the disk {} is of type {}; only file disks can be adopted",
-            row.slot, row.kind
-        ));
-    }
-    if !matches!(row.owner, Ownership::Untagged) {
-        return no(format!(
-            "the disk {} belongs to {}; take its comment off first if that is wrong",
-            row.slot, row.owner
-        ));
-    }
-    if row.size != Some(want.size) {
-        let size = row
-            .size
-            .map_or_else(|| "an unknown number of".to_owned(), |s| s.to_string());
-        return no(format!(
-            "the disk {} has {size} bytes, spec.capacity says {}: write the exact size",
-            row.slot, want.size
-        ));
-    }
-    if sight.second_row(want).is_some() || sight.nqn_thief(want).is_some() {
-        return no(format!(
-            "another disk uses the file {} or the NQN {}",
-            want.id.path, want.id.nqn
-        ));
-    }
-    Step::Record(Change::BeginAdoption)
-}
-
-/// A create command was recorded; perhaps it was sent, perhaps it ran, perhaps it still will.
-fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
-    let generation = ledger.generation.unwrap_or(crate::routeros::Generation(1));
-    let command = if want.adopt { Mutation::Adopt } else { Mutation::Create };
-    if let Some(problem) = failure(seen).filter(|p| p.unknown) {
-        return retry(problem, ledger);
-    }
-    let sight = match &seen.sight {
-        Fact::NotRead if seen.own_record && seen.last.is_none() => return Step::Do(command),
-        Fact::NotRead => return Step::Look,
-        Fact::Unknown(problem) => return retry(problem, ledger),
-        Fact::Known(sight) => sight,
-    };
-    match sight.place(want) {
-        Place::Ours(row, tag) => match token(tag, generation, &record.nonce) {
-            Token::Current if !exported(want, row) => match failure(seen) {
-                Some(problem) if matches!(seen.last, Some((Mutation::Export, _))) => refused(problem),
-                _ => Step::Do(Mutation::Export),
-            },
-            Token::Current if want.adopt => Step::Record(Change::Adopted),
-            Token::Current => Step::Record(Change::Created),
-            Token::Behind | Token::Ahead | Token::Stranger => recover(row, tag, generation),
-        },
-        Place::Free if want.adopt => give_up(want, record, seen),
-        Place::Free => match failure(seen) {
-            // It was free a moment ago and is free now, so whoever had it has gone.
-            Some(problem) if problem.reason == Reason::Taken => retry(problem, ledger),
-            Some(_) => give_up(want, record, seen),
-            None if seen.own_record => Step::Do(Mutation::Create),
-            // The record is renewed first: the age of the new command counts from now.
-            None => Step::Record(Change::BeginCreation),
-        },
-        Place::FileOnly | Place::Taken(_)
-            if want.adopt && failure(seen).is_none() && matches!(adoptable(want, sight), Step::Record(_)) =>
-        {
-            Step::Do(Mutation::Adopt)
-        }
-        Place::FileOnly | Place::Taken(_) => give_up(want, record, seen),
-    }
-}
-
-/// The appliance shows that nothing of this volume is there and that nothing can be made. Only when no earlier command can
-/// still run is that recorded as refused; until then a deletion waits for it.
-fn give_up(want: &Want, record: &CreationRecord, seen: &Seen) -> Step {
-    let this_pass_only = seen.own_record && !record.earlier_unknown;
-    if this_pass_only || record.may_still_run(seen.now, seen.max_exec_age).is_none() {
-        return Step::Record(Change::CreationRefused);
-    }
-    match failure(seen) {
-        Some(problem) => refused(problem),
-        None => taken(want, seen),
-    }
-}
-
 /// The disk was made once. Keep it as wanted, report what differs, never make it anew.
 fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
-    let generation = ledger.generation.unwrap_or(crate::routeros::Generation(1));
+    let generation = ledger.generation.unwrap_or(Generation(1));
     let sight = match &seen.sight {
         // A growth needs no reading first: the command tests token and size on the appliance, and reads back (I15).
         Fact::NotRead
@@ -468,29 +335,6 @@ pub(super) fn failure(seen: &Seen) -> Option<&Problem> {
     seen.last.as_ref().and_then(|(_, problem)| problem.as_ref())
 }
 
-fn sight_is_bad(want: &Want, seen: &Seen) -> Option<String> {
-    match &seen.sight {
-        Fact::Known(sight) => match sight.place(want) {
-            Place::FileOnly => Some(format!("the file {} exists and belongs to no disk", want.id.path)),
-            Place::Taken(why) => Some(why),
-            Place::Free | Place::Ours(..) => None,
-        },
-        Fact::NotRead | Fact::Unknown(_) => None,
-    }
-}
-
-fn taken(want: &Want, seen: &Seen) -> Step {
-    let why = sight_is_bad(want, seen).unwrap_or_default();
-    let message = format!(
-        "{why}. Nothing was changed: give the volume another name, slot or path, or remove what is in the way if it is yours"
-    );
-    Report::stalled(Reason::Taken, message).rest(Recheck::Slowly)
-}
-
-fn refused(problem: &Problem) -> Step {
-    Report::stalled(problem.reason, problem.message.clone()).rest(Recheck::Slowly)
-}
-
 /// Something that may pass: say so and come again. The status of a volume that works already is left alone.
 pub(super) fn retry(problem: &Problem, ledger: &Ledger) -> Step {
     Report {
@@ -500,7 +344,7 @@ pub(super) fn retry(problem: &Problem, ledger: &Ledger) -> Step {
     .rest(Recheck::Backoff)
 }
 
-fn no_room(need: Bytes, room: Bytes) -> String {
+pub(super) fn no_room(need: Bytes, room: Bytes) -> String {
     format!(
         "the pool has room for {room} bytes and {need} are needed: free space, lower spec.limits.reserved or raise overcommitPercent of the server"
     )

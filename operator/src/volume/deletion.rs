@@ -150,7 +150,7 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
     match &seen.last {
         Some((Mutation::Retire, None)) if phase == DeletionPhase::Retiring => return Step::Record(Change::Retired),
         Some((Mutation::Remove | Mutation::RemoveFile, None)) => return forget_when_late(record, seen),
-        Some((_, Some(problem))) if problem.unknown => return deleting(ledger, problem.reason, &problem.message),
+        Some((_, Some(problem))) if problem.unknown => return deleting(problem.reason, &problem.message),
         Some(_) | None => {}
     }
     let first = match phase {
@@ -160,36 +160,36 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
     let sight = match &seen.sight {
         Fact::NotRead if seen.own_record && failure(seen).is_none() => return Step::Do(first),
         Fact::NotRead => return Step::Look,
-        Fact::Unknown(problem) => return deleting(ledger, problem.reason, &problem.message),
+        Fact::Unknown(problem) => return deleting(problem.reason, &problem.message),
         Fact::Known(sight) => sight,
     };
     if let Some(problem) = failure(seen).filter(|p| !matches!(p.reason, Reason::Taken | Reason::Refused)) {
-        return deleting(ledger, problem.reason, &problem.message);
+        return deleting(problem.reason, &problem.message);
     }
     match sight.place(want) {
         Place::Ours(row, tag) => match token(tag, ledger.generation.unwrap_or(tag.generation), &record.nonce) {
             Token::Current if phase == DeletionPhase::Retiring => Step::Record(Change::Retired),
-            Token::Current => again_or_say(seen, ledger, Mutation::Remove),
-            Token::Behind => again_or_say(seen, ledger, Mutation::Retire),
+            Token::Current => again_or_say(seen, Mutation::Remove),
+            Token::Behind => again_or_say(seen, Mutation::Retire),
             Token::Ahead | Token::Stranger => recover(row, tag, tag.generation),
         },
         Place::Free => forget_when_late(record, seen),
-        Place::FileOnly | Place::Taken(_) => leftover(want, ledger, record, sight, seen),
+        Place::FileOnly | Place::Taken(_) => leftover(want, record, sight, seen),
     }
 }
 
 /// The disk is gone. The file goes only if this object's own create made it and no row names it.
-fn leftover(want: &Want, ledger: &Ledger, record: &CreationRecord, sight: &Sight, seen: &Seen) -> Step {
+fn leftover(want: &Want, record: &CreationRecord, sight: &Sight, seen: &Seen) -> Step {
     let named = sight.rows.iter().any(|row| row.names(&want.id.path));
     if sight.file && !named && record.outcome == CreationOutcome::Created {
-        return again_or_say(seen, ledger, Mutation::RemoveFile);
+        return again_or_say(seen, Mutation::RemoveFile);
     }
     forget_when_late(record, seen)
 }
 
-fn again_or_say(seen: &Seen, ledger: &Ledger, step: Mutation) -> Step {
+fn again_or_say(seen: &Seen, step: Mutation) -> Step {
     match &seen.last {
-        Some((last, Some(problem))) if *last == step => deleting(ledger, problem.reason, &problem.message),
+        Some((last, Some(problem))) if *last == step => deleting(problem.reason, &problem.message),
         _ => Step::Do(step),
     }
 }
@@ -210,8 +210,7 @@ fn forget_when_late(record: &CreationRecord, seen: &Seen) -> Step {
     report.rest(Recheck::In(wait))
 }
 
-fn deleting(ledger: &Ledger, reason: Reason, message: &str) -> Step {
-    let _ = ledger;
+fn deleting(reason: Reason, message: &str) -> Step {
     let report = Report {
         deletion_blocked: Some((reason, message.to_owned())),
         ..Report::new(Some(false), Reason::Deleting, message)

@@ -6,6 +6,7 @@
 mod act;
 mod api;
 mod controller;
+mod creation;
 mod decide;
 mod deletion;
 mod model;
