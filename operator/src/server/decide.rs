@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rds_crds::condition::{Saying, clear_condition, kind, set_condition, whole_seconds};
-use rds_crds::server::{ManagementStatus, Orphan, Orphans, Pool, RdsServerStatus};
+use rds_crds::server::{ManagementStatus, Orphan, OrphanPolicy, Orphans, Pool, RdsServerStatus};
 use rds_crds::{RdsServer, Reason, Size};
 
 use crate::routeros::{Bytes, ClusterId, DiskPath, Inventory};
@@ -52,6 +52,15 @@ pub(crate) fn fitness(server: &RdsServer, inventory: &Inventory) -> Fitness {
     match pool_trouble(server, inventory) {
         Some(why) => Fitness::Unusable(Reason::PoolNotHealthy, why),
         None => Fitness::Usable,
+    }
+}
+
+fn usable(server: &RdsServer) -> &'static str {
+    match server.spec.orphan_policy {
+        None | Some(OrphanPolicy::Report) => "volumes can be made",
+        Some(OrphanPolicy::Delete) => {
+            "volumes can be made; spec.orphanPolicy Delete is not available yet, orphans are only reported"
+        }
     }
 }
 
@@ -130,12 +139,7 @@ pub(crate) fn status(
                 },
             }
             match fit {
-                Fitness::Usable => say(
-                    kind::READY,
-                    Some(true),
-                    Reason::Available,
-                    "volumes can be made".to_owned(),
-                ),
+                Fitness::Usable => say(kind::READY, Some(true), Reason::Available, usable(server).to_owned()),
                 Fitness::Unusable(reason, why) => {
                     say(kind::READY, Some(false), reason, why.clone());
                     stalled = Some((reason, why));

@@ -8,6 +8,8 @@ pub(crate) mod fleet;
 pub(crate) mod reconcile;
 pub(crate) mod room;
 pub(crate) mod selftest;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
