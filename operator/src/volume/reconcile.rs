@@ -53,11 +53,11 @@ pub(crate) struct Context {
     pub(crate) driver: String,
 }
 
-/// What may be forgotten at any time: backoff and first observations.
+/// What may be forgotten at any time: backoff and first observations. Of a volume at rest there is nothing.
 #[derive(Default)]
 pub(crate) struct Memory(Mutex<HashMap<String, Remembered>>);
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 struct Remembered {
     attempts: u32,
     deviation: Option<(Deviation, Instant)>,
@@ -65,12 +65,17 @@ struct Remembered {
 
 impl Memory {
     fn with<T>(&self, name: &str, f: impl FnOnce(&mut Remembered) -> T) -> T {
-        f(self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(name.to_owned())
-            .or_default())
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut remembered = all.get(name).copied().unwrap_or_default();
+        let answer = f(&mut remembered);
+        if remembered == Remembered::default() {
+            all.remove(name);
+        } else if let Some(there) = all.get_mut(name) {
+            *there = remembered;
+        } else {
+            all.insert(name.to_owned(), remembered);
+        }
+        answer
     }
 
     /// Forgets an object.
