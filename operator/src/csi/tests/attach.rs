@@ -184,11 +184,11 @@ async fn b26_what_is_waited_for_in_vain_is_named_with_a_code_that_is_retried() {
         ("VolumeNotReady", Code::Unavailable),
     ] {
         bench.put(says(attachment("n1"), "False", reason).unwrap());
-        let call = within(Duration::from_millis(300), publish("n1"));
+        let call = within(Duration::from_secs(4), publish("n1"));
         code(bench.controller.controller_publish_volume(call).await, wanted, reason);
     }
     bench.put(attachment("n1"));
-    let call = within(Duration::from_millis(300), publish("n1"));
+    let call = within(Duration::from_secs(4), publish("n1"));
     code(
         bench.controller.controller_publish_volume(call).await,
         Code::DeadlineExceeded,
@@ -280,7 +280,7 @@ async fn an_attachment_that_is_ending_has_to_go_before_its_node_gets_another() {
     let mut old = attachment("n1");
     old["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     bench.put(granted(old).unwrap());
-    let call = within(Duration::from_millis(300), publish("n1"));
+    let call = within(Duration::from_secs(4), publish("n1"));
     code(
         bench.controller.controller_publish_volume(call).await,
         Code::Aborted,
@@ -299,7 +299,7 @@ async fn an_attachment_that_is_ending_has_to_go_before_its_node_gets_another() {
 async fn i4_a_detach_is_answered_only_once_the_attachment_is_gone() {
     let mut bench = bench(Some).await;
     bench.put(granted(attachment("n1")).unwrap());
-    let call = within(Duration::from_secs(2), unpublish("n1"));
+    let call = within(Duration::from_secs(6), unpublish("n1"));
     code(
         bench.controller.controller_unpublish_volume(call).await,
         Code::Aborted,
@@ -307,7 +307,7 @@ async fn i4_a_detach_is_answered_only_once_the_attachment_is_gone() {
     );
     let owed = condition("FencePending", "True", "Lost", "node n1 is lost", &json!(1));
     bench.put(volume(json!({"conditions": [owed]})));
-    let call = within(Duration::from_secs(2), unpublish("n1"));
+    let call = within(Duration::from_secs(6), unpublish("n1"));
     code(
         bench.controller.controller_unpublish_volume(call).await,
         Code::Aborted,

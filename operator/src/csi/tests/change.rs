@@ -67,7 +67,7 @@ async fn a_deletion_that_takes_long_says_what_it_waits_for() {
         object["status"]["conditions"] = json!([blocked]);
         Some(object)
     });
-    let asked = within(Duration::from_secs(1), deletion(PVC));
+    let asked = within(Duration::from_secs(4), deletion(PVC));
     code(
         bench.controller.delete_volume(asked).await,
         Code::DeadlineExceeded,

@@ -201,7 +201,7 @@ async fn a_refusal_is_final_only_when_nothing_is_left() {
         }
     })
     .await;
-    let asked = within(Duration::from_secs(2), creation(PVC, GI));
+    let asked = within(Duration::from_secs(6), creation(PVC, GI));
     code(
         bench.controller.create_volume(asked).await,
         Code::Aborted,
@@ -232,7 +232,7 @@ async fn what_may_still_come_true_is_retryable() {
         Some(object)
     })
     .await;
-    let asked = || within(Duration::from_secs(1), creation(PVC, GI));
+    let asked = || within(Duration::from_secs(4), creation(PVC, GI));
     code(
         bench.controller.create_volume(asked()).await,
         Code::DeadlineExceeded,
@@ -257,7 +257,7 @@ async fn what_may_still_come_true_is_retryable() {
     code(
         bench
             .controller
-            .create_volume(within(Duration::from_secs(1), creation("x", GI)))
+            .create_volume(within(Duration::from_secs(4), creation("x", GI)))
             .await,
         Code::DeadlineExceeded,
         "not ready yet",
@@ -269,7 +269,7 @@ async fn one_call_a_volume_at_a_time() {
     let bench = Bench::new(Some).await;
     let (mut one, mut two) = (bench.controller.clone(), bench.controller.clone());
     let first = async {
-        one.create_volume(within(Duration::from_secs(1), creation(PVC, GI)))
+        one.create_volume(within(Duration::from_secs(4), creation(PVC, GI)))
             .await
     };
     let second = async {
