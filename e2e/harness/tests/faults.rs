@@ -211,8 +211,9 @@ async fn refused(fault: &str, kind: &FaultKind) -> Result<()> {
         })
         .await
     };
+    // It says that it is full and reads back with room: that is believed to be a refusal, and not to be its reason.
     let reason = if *kind == FaultKind::PoolFull {
-        "PoolFull"
+        "Refused"
     } else {
         "PermissionDenied"
     };
