@@ -9,6 +9,7 @@ pub mod agent;
 pub mod appliance;
 pub mod claims;
 pub mod cluster;
+pub mod controller;
 pub mod kubectl;
 pub mod kubelet;
 pub mod lab;

@@ -134,6 +134,15 @@ pub(super) fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen
     }
 }
 
+/// Its deletion was requested and follows in a moment: nothing is begun that the deletion would have to wait for.
+pub(super) fn unwanted() -> Step {
+    Report {
+        keep: true,
+        ..Report::new(Some(false), Reason::Deleting, "its deletion was requested")
+    }
+    .rest(Recheck::Slowly)
+}
+
 /// The appliance shows that nothing of this volume is there and that nothing can be made. Only when no earlier command can
 /// still run is that recorded as refused; until then a deletion waits for it.
 fn give_up(want: &Want, record: &CreationRecord, seen: &Seen) -> Step {

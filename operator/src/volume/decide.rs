@@ -9,7 +9,7 @@ use rds_crds::volume::CreationOutcome;
 
 use crate::routeros::{Bytes, DiskRow, Generation, OwnerTag};
 
-use super::creation::{begin, refused, resume, sight_is_bad, taken};
+use super::creation::{begin, refused, resume, sight_is_bad, taken, unwanted};
 use super::deletion;
 use super::model::{
     Change, CreationRecord, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step,
@@ -49,11 +49,13 @@ pub(super) fn live(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
         .rest(Recheck::Slowly);
     }
     match &ledger.creation {
+        None if want.delete_requested && ledger.generation.is_none() => unwanted(),
         None => begin(want, ledger, seen),
         Some(record) => match record.outcome {
             CreationOutcome::Pending => resume(want, ledger, record, seen),
             CreationOutcome::Refused => match failure(seen) {
                 Some(problem) => refused(problem),
+                None if want.delete_requested => unwanted(),
                 None if sight_is_bad(want, seen).is_some() => taken(want, seen),
                 None => begin(want, ledger, seen),
             },

@@ -169,6 +169,26 @@ fn a_full_pool_is_final_and_leaves_nothing() {
     assert_eq!(bed.pass(), End::Forgotten);
 }
 
+/// DeleteVolume writes its request, then deletes: in between nothing is begun, or the deletion had to wait for it.
+#[test]
+fn a_refused_volume_whose_deletion_is_requested_is_not_tried_again() {
+    for refused in [true, false] {
+        let mut bed = Bed::new();
+        if refused {
+            bed.pass_with(&mut [Fate::Refused(Reason::PoolFull)].into_iter(), usize::MAX);
+        }
+        let creation = |bed: &Bed| bed.volume.status.as_ref().and_then(|s| s.creation.clone());
+        let (before, execs) = (creation(&bed), bed.execs);
+        bed.request_deletion();
+        bed.volume.metadata.deletion_timestamp = None;
+        let said = report(bed.pass());
+        assert!(said.keep && said.reason == Reason::Deleting, "{said:?}");
+        assert_eq!((creation(&bed), bed.execs), (before, execs));
+        bed.request_deletion();
+        assert_eq!(bed.pass(), End::Forgotten);
+    }
+}
+
 #[test]
 fn d2_no_deletion_of_the_object_alone_removes_data() {
     let mut bed = made();

@@ -1,12 +1,14 @@
 //! From claim to disk and back, through the real sidecars, with two replicas of the controller.
 
+mod refusals;
+
 use anyhow::{Context, Result, ensure};
 use e2e::claims::SOON;
 use e2e::lab::Options;
 use e2e::{Lab, wait_until};
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use kube::Api;
-use rds_crds::{RdsServer, Size};
+use rds_crds::Size;
 use routeros_sim::{Knobs, knobs::TooLong};
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -163,65 +165,6 @@ fn several_servers_serve_side_by_side() -> Result<()> {
 }
 
 #[test]
-fn a_failed_expansion_is_taken_back() -> Result<()> {
-    e2e::run(async {
-        let lab = lab().await?;
-        let appliance = lab.appliance("taken-back", Knobs::default()).await?;
-        lab.claim("taken-back", "taken-back", "1Ti").await?;
-        lab.bound("taken-back").await?;
-        // Room for 1.2Ti, not for 2Ti.
-        appliance.leave_free(Size::TI / 2);
-        lab.resize("taken-back", "2Ti").await?;
-        wait_until("the expansion to be refused", SOON, async || {
-            let events = lab.events("PersistentVolumeClaim", "taken-back").await?;
-            ensure!(
-                events.iter().any(|event| event.starts_with("VolumeResizeFailed")),
-                "{events:?}"
-            );
-            Ok(())
-        })
-        .await?;
-        ensure!(
-            appliance.only_disk()?.size == Size::TI,
-            "a refused expansion changed the disk"
-        );
-        lab.resize("taken-back", "1.2Ti").await?;
-        lab.grown("taken-back", "1319413956608").await?;
-        let size = appliance.only_disk()?.size;
-        ensure!(
-            (1_319_413_953_332..1_319_413_953_332 + 4096).contains(&size),
-            "1.2Ti became {size} bytes"
-        );
-        lab.delete_claim("taken-back").await?;
-        appliance.assert_empty()
-    })
-}
-
-#[test]
-fn a_full_pool_is_a_final_answer_that_leaves_nothing() -> Result<()> {
-    e2e::run(async {
-        let lab = lab().await?;
-        let appliance = lab.appliance("full", Knobs::default()).await?;
-        appliance.leave_free(Size::MI);
-        lab.claim("full", "full", "1Gi").await?;
-        wait_until("the provisioning to fail", SOON, async || {
-            let events = lab.events("PersistentVolumeClaim", "full").await?;
-            ensure!(
-                events.iter().any(|event| event.starts_with("ProvisioningFailed")),
-                "{events:?}"
-            );
-            Ok(())
-        })
-        .await?;
-        appliance.assert_empty()?;
-        appliance.leave_free(Size::TI);
-        lab.bound("full").await?;
-        lab.delete_claim("full").await?;
-        appliance.assert_empty()
-    })
-}
-
-#[test]
 fn it_works_with_every_habit_of_the_appliance() -> Result<()> {
     e2e::run(async {
         let lab = lab().await?;
@@ -254,51 +197,6 @@ fn it_works_with_every_habit_of_the_appliance() -> Result<()> {
 }
 
 #[test]
-fn an_old_version_is_refused_with_the_reason_in_the_condition() -> Result<()> {
-    e2e::run(async {
-        let lab = lab().await?;
-        let knobs = Knobs {
-            version: "7.20".parse().map_err(|e| anyhow::anyhow!("{e}"))?,
-            ..Knobs::default()
-        };
-        let appliance = lab.appliance_unready("old", knobs, json!({})).await?;
-        let servers = Api::<RdsServer>::all(lab.cluster.client());
-        wait_until("RdsServer old to be refused", SOON, async || {
-            let conditions = servers
-                .get("old")
-                .await?
-                .status
-                .map(|status| status.conditions)
-                .unwrap_or_default();
-            let compatible = conditions
-                .iter()
-                .find(|c| c.type_ == "Compatible")
-                .context("no condition Compatible yet")?;
-            ensure!(
-                compatible.status == "False" && compatible.message.contains("7.21"),
-                "{compatible:?}"
-            );
-            Ok(())
-        })
-        .await?;
-        lab.claim("old", "old", "1Gi").await?;
-        wait_until("the claim to hear why", SOON, async || {
-            let events = lab.events("PersistentVolumeClaim", "old").await?;
-            ensure!(
-                events
-                    .iter()
-                    .any(|e| e.starts_with("ProvisioningFailed") && e.contains("7.2")),
-                "{events:?}"
-            );
-            Ok(())
-        })
-        .await?;
-        lab.kubectl().run(&["delete", "pvc", "old"]).await?;
-        appliance.assert_empty()
-    })
-}
-
-#[test]
 fn capacity_is_published_and_right() -> Result<()> {
     e2e::run(async {
         let lab = lab().await?;
@@ -319,75 +217,5 @@ fn capacity_is_published_and_right() -> Result<()> {
             Ok(())
         })
         .await
-    })
-}
-
-#[test]
-fn block_volumes_may_be_shared_and_filesystems_not() -> Result<()> {
-    e2e::run(async {
-        let lab = lab().await?;
-        let appliance = lab.appliance("modes", Knobs::default()).await?;
-        let shared = json!({"accessModes": ["ReadWriteMany"], "volumeMode": "Block"});
-        lab.claim_with("modes-block", "modes", "1Gi", shared).await?;
-        lab.bound("modes-block").await?;
-        lab.claim_with("modes-fs", "modes", "1Gi", json!({"accessModes": ["ReadWriteMany"]}))
-            .await?;
-        wait_until("the claim to hear why not", SOON, async || {
-            let events = lab.events("PersistentVolumeClaim", "modes-fs").await?;
-            ensure!(
-                events
-                    .iter()
-                    .any(|e| e.starts_with("ProvisioningFailed") && e.contains("Block")),
-                "{events:?}"
-            );
-            Ok(())
-        })
-        .await?;
-        lab.kubectl().run(&["delete", "pvc", "modes-fs"]).await?;
-        lab.delete_claim("modes-block").await?;
-        appliance.assert_empty()
-    })
-}
-
-#[test]
-fn parameters_that_cannot_work_are_refused_by_name() -> Result<()> {
-    e2e::run(async {
-        let lab = lab().await?;
-        let appliance = lab.appliance("parameters", Knobs::default()).await?;
-        for (index, (key, value)) in [
-            ("raidLevel", "6"),
-            ("nvmePort", "70000"),
-            ("csi.storage.k8s.io/fstype", "ntfs"),
-            ("volumePath", "/storage-pool/../etc"),
-            ("volumePath", "/elsewhere"),
-            ("nqnPrefix", "pvc-"),
-            ("ctrlLossTmo", "soon"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let name = format!("parameters-{index}");
-            let parameters = json!({"parameters": {"server": "parameters", key: value}});
-            lab.class(&name, "parameters", parameters).await?;
-            lab.claim(&name, &name, "1Gi").await?;
-            let named = key.rsplit('/').next().unwrap_or(key);
-            wait_until(&format!("{key}={value} to be refused"), SOON, async || {
-                let events = lab.events("PersistentVolumeClaim", &name).await?;
-                let told = |e: &String| {
-                    e.starts_with("ProvisioningFailed") && [named, value].iter().any(|word| e.contains(word))
-                };
-                ensure!(events.iter().any(told), "{events:?}");
-                Ok(())
-            })
-            .await?;
-            lab.kubectl().run(&["delete", "pvc", &name]).await?;
-        }
-        appliance.assert_empty()?;
-        let left = lab.volumes().list(&Default::default()).await?.items;
-        ensure!(
-            left.iter().all(|volume| volume.spec.server != "parameters"),
-            "an RdsVolume was left behind"
-        );
-        Ok(())
     })
 }

@@ -7,6 +7,7 @@ use csi::controller_client::ControllerClient;
 use csi_proto::csi::v1 as csi;
 use e2e::Lab;
 use e2e::appliance::Appliance;
+pub(crate) use e2e::controller::{connect as controller, creation as create};
 use e2e::lab::Options;
 use futures::{StreamExt, stream};
 use routeros_sim::Knobs;
@@ -92,21 +93,6 @@ fn volume_commands(appliance: &Appliance) -> usize {
         .count()
 }
 
-/// A CSI client on a unix socket.
-pub(crate) async fn controller(socket: &std::path::Path) -> Result<ControllerClient<Channel>> {
-    let socket = socket.to_owned();
-    let connect = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move {
-            tokio::net::UnixStream::connect(socket)
-                .await
-                .map(hyper_util::rt::TokioIo::new)
-        }
-    });
-    let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
-    Ok(ControllerClient::new(endpoint.connect_with_connector(connect).await?))
-}
-
 /// Milliseconds from CreateVolume to its reply, less the time inside of the simulator, for each of `rounds` volumes.
 async fn overheads(
     client: &ControllerClient<Channel>,
@@ -143,23 +129,4 @@ async fn overheads(
         client.clone().delete_volume(request).await?;
     }
     Ok(over)
-}
-
-pub(crate) fn create(name: &str, server: &str) -> csi::CreateVolumeRequest {
-    use csi::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
-    csi::CreateVolumeRequest {
-        name: name.into(),
-        capacity_range: Some(csi::CapacityRange {
-            required_bytes: 1 << 30,
-            limit_bytes: 0,
-        }),
-        volume_capabilities: vec![csi::VolumeCapability {
-            access_mode: Some(AccessMode {
-                mode: Mode::SingleNodeWriter.into(),
-            }),
-            access_type: Some(AccessType::Mount(MountVolume::default())),
-        }],
-        parameters: [("server".to_owned(), server.to_owned())].into(),
-        ..Default::default()
-    }
 }
