@@ -6,7 +6,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 declare -A package=([ssh]=openssh-client [ssh-keygen]=openssh-client [setpriv]=util-linux [unshare]=util-linux [flock]=util-linux [losetup]=mount [blkid]=util-linux [strace]=strace [cc]=gcc [git]=git)
 # For the virtual machines: what boots them, and what runs in them, as they see the root of this machine.
 package+=([qemu-system-x86_64]=qemu-system-x86 [busybox]=busybox-static [cpio]=cpio [depmod]=kmod [xz]=xz-utils [zstd]=zstd [ip]=iproute2
-  [mkfs.ext4]=e2fsprogs [mkfs.xfs]=xfsprogs [mkfs.btrfs]=btrfs-progs [runc]=runc [openssl]=openssl)
+  [mkfs.ext4]=e2fsprogs [mkfs.xfs]=xfsprogs [mkfs.btrfs]=btrfs-progs [runc]=runc [openssl]=openssl [pgrep]=procps)
 missing=()
 for program in "${!package[@]}"; do
   command -v "$program" >/dev/null || missing+=("${package[$program]}")

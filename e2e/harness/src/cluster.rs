@@ -221,6 +221,12 @@ impl Cluster {
         &self.tools
     }
 
+    /// Freezes kube-apiserver, or lets it go on: to all others a control plane that is away.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let api = self.processes.iter().find(|process| process.name() == "kube-apiserver");
+        api.context("no kube-apiserver")?.freeze(frozen)
+    }
+
     /// An error if a part of the control plane has ended.
     pub fn alive(&self) -> Result<()> {
         self.processes.iter().try_for_each(Process::alive)

@@ -132,6 +132,12 @@ impl Process {
         Ok(kill_process(self.pid, Signal::TERM)?)
     }
 
+    /// SIGSTOP, or SIGCONT: frozen it keeps its connections and answers nothing.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        Ok(kill_process_group(self.pid, signal)?)
+    }
+
     /// Waits for the end of the process.
     pub async fn wait(&self, deadline: Duration) -> Result<ExitStatus> {
         crate::wait_until(&format!("{} to end", self.name), deadline, async || {

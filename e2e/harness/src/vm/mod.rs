@@ -49,6 +49,8 @@ pub struct Machine {
     pub cpus: u32,
     /// TCP ports on the host's loopback that lead to the port of the same or another number in the guest.
     pub forwards: Vec<(u16, u16)>,
+    /// MiB of a disk, `/dev/vda`, that outlives a power cut; 0 is none.
+    pub disk: u32,
     /// What runs in it, a line for `sh`. Its exit code, up to 100, is that of the machine.
     pub run: String,
 }
@@ -62,6 +64,7 @@ impl Machine {
             memory: 768,
             cpus: 2,
             forwards: Vec::new(),
+            disk: 0,
             run: run.into(),
         }
     }
@@ -136,14 +139,17 @@ impl Vm {
         Self::boot(machine, &kernel, &accelerator, folder)
     }
 
-    /// Boots it again, in the folder of its first life.
-    pub async fn again(self, machine: &Machine) -> Result<Self> {
-        let folder = self.folder.clone();
-        drop(self);
-        std::fs::write(folder.join("share/run"), format!("{}\n", machine.run))?;
+    /// Pulls its plug.
+    pub fn cut(&self) {
+        self.process.kill();
+    }
+
+    /// Boots it again after [`Self::cut`]: the same machine, with the disk and the shared folder of its first life.
+    pub async fn again(&mut self, machine: &Machine) -> Result<()> {
         let kernel = Kernel::ensure(machine.release)?;
         let accelerator = kernel::accelerator(&kernel).await?;
-        Self::boot(machine, &kernel, &accelerator, folder)
+        *self = Self::boot(machine, &kernel, &accelerator, self.folder.clone())?;
+        Ok(())
     }
 
     fn boot(machine: &Machine, kernel: &Kernel, accelerator: &str, folder: PathBuf) -> Result<Self> {
@@ -151,8 +157,21 @@ impl Vm {
         let mut qemu = qemu(kernel, accelerator, machine.memory, machine.cpus, &console);
         // Messages of the kernel would cut into ours from level 4 up; all of them are in kernel.log.
         qemu.args(["-append", "console=ttyS0 panic=-1 loglevel=1"]);
-        // By it a machine is told from another one of the same name.
-        qemu.args(["-uuid", &uuid::Uuid::new_v4().to_string()]);
+        // By it a machine is told from another one of the same name. A reboot does not change it.
+        let identity = folder.join("uuid");
+        if !identity.exists() {
+            std::fs::write(&identity, uuid::Uuid::new_v4().to_string())?;
+        }
+        qemu.args(["-uuid", &std::fs::read_to_string(&identity)?]);
+        if machine.disk > 0 {
+            let image = folder.join("disk.img");
+            let disk = std::fs::File::options().create(true).append(true).open(&image)?;
+            disk.set_len(u64::from(machine.disk) * 1024 * 1024)?;
+            // It has to outlive QEMU, not this computer: what the guest flushes need not go further than the page cache.
+            let image = image.display().to_string().replace(',', ",,");
+            let drive = format!("if=none,id=disk,format=raw,cache=unsafe,file={image}");
+            qemu.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=disk"]);
+        }
         let mut net = "user,id=net".to_owned();
         for (host, guest) in &machine.forwards {
             net += &format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}");

@@ -19,6 +19,9 @@ use crate::{Cluster, tools, wait_until};
 /// From power on to a Node that is Ready. Emulated, and two at once, it takes a minute and a half.
 const BOOT: Duration = Duration::from_secs(300);
 
+/// MiB for what kubelet and agent keep over a reboot.
+const DISK: u32 = 256;
+
 /// What runs on it besides the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kubelet {
@@ -37,6 +40,7 @@ pub struct Node {
     /// `/sh`, and processes by name: `POST /kill/NAME`.
     pub control: Control,
     kubelet: Kubelet,
+    machine: Machine,
 }
 
 /// Builds kubelet, containerd and the images of the pods, once. Minutes the first time.
@@ -66,6 +70,7 @@ impl Node {
         let mut run = format!("exec {PROGRAMS}/guest node {name}");
         let mut images = None;
         if kubelet == Kubelet::Real {
+            run += " --disk /dev/vda";
             let (kubelet, containerd, archive) = ensure_tools()?;
             for folder in [kubelet, containerd] {
                 let folder = folder
@@ -84,6 +89,7 @@ impl Node {
             // Two emulated processors of a kubelet were seen to lock each other up on a host that is busy.
             cpus: 1,
             forwards: vec![(control, 80)],
+            disk: if kubelet == Kubelet::Real { DISK } else { 0 },
             ..Machine::new(name, &run)
         };
         let files = Self::files(cluster, name, kubelet).await?;
@@ -93,6 +99,7 @@ impl Node {
             vm,
             control: Control { port: control },
             kubelet,
+            machine,
         })
     }
 
@@ -152,6 +159,53 @@ impl Node {
             .ask("POST", &format!("/kill/{process}"), "")
             .await
             .map(drop)
+    }
+
+    /// SIGTERM for a process of the node, as an upgrade begins. It is started again once it has ended.
+    pub async fn terminate(&self, process: &str) -> Result<()> {
+        self.control
+            .ask("POST", &format!("/terminate/{process}"), "")
+            .await
+            .map(drop)
+    }
+
+    /// Pulls its plug.
+    pub fn cut(&self) {
+        self.vm.cut();
+    }
+
+    /// Boots it again after [`Self::cut`]. It is the same machine, with what kubelet and agent had on their disk.
+    pub async fn again(&mut self) -> Result<()> {
+        self.vm.again(&self.machine).await
+    }
+
+    /// Runs a line of shell in a running pod that [`Work::manifest`](super::pods::Work::manifest) made; what it printed.
+    pub async fn exec(&self, pod: &str, line: &str) -> Result<String> {
+        let quoted = line.replace('\'', r"'\''");
+        // The brackets keep the pattern from finding the shell that looks for it.
+        let find = format!("pgrep -of '[p]od-{pod}$'");
+        let printed = self
+            .control
+            .sh(&format!(
+                "pid=$({find}) && nsenter -t $pid -m -p -- /bin/sh -ec '{quoted}'"
+            ))
+            .await;
+        let printed = printed.with_context(|| format!("`{line}` in pod {pod} on {}", self.name))?;
+        Ok(printed.trim().to_owned())
+    }
+
+    /// The sessions of its kernel, and how many were ever made or removed: the same twice if none came or went in between.
+    pub async fn sessions(&self) -> Result<String> {
+        let each = "for c in /sys/class/nvme/nvme*; do [ -e $c/subsysnqn ] && echo ${c##*/} $(cat $c/subsysnqn $c/cntlid $c/state); done";
+        let ever = "dmesg | grep -cE 'nvme nvme.*(new ctrl|Removing ctrl)' || true";
+        self.control.sh(&format!("{each}; {ever}")).await
+    }
+
+    /// How many lines of the log of one of its processes have these words, over all its lives.
+    pub fn says(&self, process: &str, words: &str) -> usize {
+        let text = std::fs::read(self.vm.share().join(format!("{process}.log"))).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        text.lines().filter(|line| line.contains(words)).count()
     }
 
     /// The last lines of the log of one of its processes.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::DeleteParams;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::claims::CLAIMS;
 use crate::{Lab, wait_until};
@@ -39,30 +39,42 @@ pub struct Work<'a> {
     pub line: &'a str,
 }
 
-impl Lab {
-    fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.cluster.client(), CLAIMS)
-    }
+/// What a pod that is to go on does after its work: it ends at once when it is asked to.
+pub const STAY: &str = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
 
-    /// Starts a pod.
-    pub async fn pod(&self, work: &Work<'_>) -> Result<()> {
+impl Work<'_> {
+    /// The Pod, for those that want more of it.
+    pub fn manifest(&self) -> Value {
         let mut container = json!({
-            "name": "c", "image": "localhost/busybox:1", "imagePullPolicy": "Never", "command": ["sh", "-ec", work.line],
+            "name": "c", "image": "localhost/busybox:1", "imagePullPolicy": "Never",
+            // By its last word the node finds the process.
+            "command": ["sh", "-ec", self.line, format!("pod-{}", self.name)],
         });
-        match work.volume {
+        match self.volume {
             Volume::Mounted => container["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]),
             Volume::Block => container["volumeDevices"] = json!([{"name": "data", "devicePath": "/dev/data"}]),
         }
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": work.name, "namespace": CLAIMS}, "spec": {
-            "nodeName": work.node, "restartPolicy": "Never", "hostNetwork": true,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": self.name, "namespace": CLAIMS}, "spec": {
+            "nodeName": self.node, "restartPolicy": "Never", "hostNetwork": true,
             // Nobody here publishes the certificates that a token would come with.
             "automountServiceAccountToken": false, "enableServiceLinks": false,
             // 0 would remove the Pod at once and race with the unpublishing of its volumes.
             "terminationGracePeriodSeconds": 1,
             "containers": [container],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": work.claim}}],
-        }});
-        self.kubectl().apply(&pod).await.map(drop)
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": self.claim}}],
+        }})
+    }
+}
+
+impl Lab {
+    /// The API of the pods.
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.cluster.client(), CLAIMS)
+    }
+
+    /// Starts a pod.
+    pub async fn pod(&self, work: &Work<'_>) -> Result<()> {
+        self.kubectl().apply(&work.manifest()).await.map(drop)
     }
 
     /// Waits until a pod has ended well, and gives its answer.
@@ -125,7 +137,8 @@ impl Lab {
         Ok((answer, took))
     }
 
-    async fn explained_pod<T>(&self, result: Result<T>, name: &str) -> Result<T> {
+    /// Adds to an error what is known about a pod.
+    pub async fn explained_pod<T>(&self, result: Result<T>, name: &str) -> Result<T> {
         let Err(error) = result else { return result };
         let events = self.events("Pod", name).await.unwrap_or_default().join("\n");
         let shown = [

@@ -7,20 +7,26 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use axum::extract::Path as Name;
 use axum::http::StatusCode;
 use axum::routing::post;
-use e2e::process::command;
+use e2e::process::{Process, command};
 use e2e::supervisor::Supervised;
 use e2e::vm::{PROGRAMS, SHARE};
 use e2e::wait_until;
 
 use crate::control;
-use crate::rig::sh;
+use crate::rig::{sh, until};
 
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// What kubelet and agent must not forget.
+const OWN: [&str; 2] = ["/var/lib/kubelet", "/var/lib/rds-csi"];
+
+/// The disk of a machine that has one.
+const KEPT: &str = "/mnt/kept";
 
 /// Where the agent serves CSI, below the folder that kubelet looks into.
 pub(crate) const PLUGIN: &str = "/var/lib/kubelet/plugins/rds.csi.srvlab.io";
@@ -33,6 +39,9 @@ pub(crate) struct Options {
     /// Folders of kubelet and containerd; without them there is only the agent.
     #[arg(long)]
     tools: Vec<PathBuf>,
+    /// The disk that outlives a power cut; without it all is in memory.
+    #[arg(long)]
+    disk: Option<PathBuf>,
 }
 
 impl Options {
@@ -55,31 +64,62 @@ fn start(name: &'static str, make: impl Fn() -> Command + Send + Sync + 'static)
 }
 
 /// What a host has before kubelet and agent are started.
-pub(crate) fn prepare(name: &str) -> Result<()> {
+pub(crate) fn prepare(name: &str, disk: Option<&Path>) -> Result<()> {
     let memory = |folder: &str| -> Result<()> {
         std::fs::create_dir_all(folder)?;
         sh("mount", &["-t", "tmpfs", "-o", "mode=755", "none", folder]).map(drop)
     };
     sh("mount", &["--make-rshared", "/"])?;
-    for folder in [
-        "/var/lib/containerd",
-        "/var/lib/kubelet",
-        "/var/log",
-        "/var/lib/rds-csi",
-    ] {
+    for folder in ["/var/lib/containerd", "/var/log"] {
         memory(folder)?;
     }
+    for folder in OWN {
+        match disk {
+            Some(_) => std::fs::create_dir_all(folder)?,
+            None => memory(folder)?,
+        }
+    }
+    // Every guest sees the same root: what tells machines apart must differ.
+    let mut machine = uuid::Uuid::new_v4().simple().to_string();
+    if let Some(disk) = disk {
+        mount_disk(disk)?;
+        let kept = Path::new(KEPT).join("machine-id");
+        match std::fs::read_to_string(&kept) {
+            Ok(earlier) => machine = earlier.trim().to_owned(),
+            Err(_) => std::fs::write(&kept, &machine)?,
+        }
+    }
+    std::fs::write("/etc/machine-id", format!("{machine}\n"))?;
     std::fs::create_dir_all(PLUGIN)?;
     std::fs::create_dir_all("/var/lib/kubelet/plugins_registry")?;
-    // Every guest sees the same root: what tells machines apart must differ.
-    let machine = uuid::Uuid::new_v4().simple().to_string();
-    std::fs::write("/etc/machine-id", format!("{machine}\n"))?;
     sh("hostname", &[name]).map(drop)
+}
+
+/// What is on it is older than this boot, unless there is nothing. As on many nodes, kubelet's folder is a bind mount of one on a
+/// larger disk, where its mounts are to be seen a second time.
+fn mount_disk(disk: &Path) -> Result<()> {
+    sh("modprobe", &["virtio_blk"])?;
+    until("the disk of this node", Duration::from_secs(60), || {
+        ensure!(disk.exists(), "no {}", disk.display());
+        Ok(())
+    })?;
+    let path = disk.display().to_string();
+    if sh("blkid", &[&path]).is_err() {
+        sh("mkfs.ext4", &["-q", &path])?;
+    }
+    std::fs::create_dir_all(KEPT)?;
+    sh("mount", &["-t", "ext4", &path, KEPT])?;
+    for folder in OWN {
+        let kept = format!("{KEPT}{folder}");
+        std::fs::create_dir_all(&kept)?;
+        sh("mount", &["--bind", &kept, folder])?;
+    }
+    Ok(())
 }
 
 /// Runs until the machine ends.
 pub(crate) fn run(options: Options) -> Result<bool> {
-    prepare(&options.name)?;
+    prepare(&options.name, options.disk.as_deref())?;
     e2e::run(async {
         let mut processes = BTreeMap::new();
         if !options.tools.is_empty() {
@@ -89,14 +129,20 @@ pub(crate) fn run(options: Options) -> Result<bool> {
         processes.insert("rds-node-agent", agent(&options.name)?);
         println!("the node {} is up", options.name);
         let processes = Arc::new(processes);
-        let kill = async move |Name(name): Name<String>| -> (StatusCode, String) {
-            match processes.get(name.as_str()).map(Supervised::restart) {
-                Some(Ok(())) => (StatusCode::OK, String::new()),
-                Some(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
-                None => (StatusCode::NOT_FOUND, format!("no process {name}")),
-            }
+        let of = |ask: fn(&Supervised) -> Result<()>| {
+            let processes = processes.clone();
+            post(async move |Name(name): Name<String>| -> (StatusCode, String) {
+                match processes.get(name.as_str()).map(ask) {
+                    Some(Ok(())) => (StatusCode::OK, String::new()),
+                    Some(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
+                    None => (StatusCode::NOT_FOUND, format!("no process {name}")),
+                }
+            })
         };
-        control::serve(control::with_health().merge(Router::new().route("/kill/{name}", post(kill)))).await
+        let routes = Router::new()
+            .route("/kill/{name}", of(Supervised::restart))
+            .route("/terminate/{name}", of(|process| process.with(Process::terminate)));
+        control::serve(control::with_health().merge(routes)).await
     })?;
     Ok(true)
 }

@@ -41,7 +41,7 @@ pub(crate) struct Plane {
 impl Plane {
     /// Makes the objects of the appliance, which the operator reaches at a port of the host's loopback, and starts the agent.
     pub(crate) fn start(rig: &Rig, node: &str, ssh_port: u16) -> Result<Self> {
-        node::prepare(node)?;
+        node::prepare(node, None)?;
         e2e::run(async {
             let client = e2e::cluster::client(&Path::new(SHARE).join("admin.kubeconfig")).await?;
             let plane = Self {
