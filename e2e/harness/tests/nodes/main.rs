@@ -6,6 +6,7 @@ mod disks;
 mod files;
 mod moves;
 mod outages;
+mod power;
 mod world;
 mod writer;
 
@@ -57,6 +58,10 @@ const STORIES: &[Story] = &[
     Story {
         name: "block_device_grows_and_moves",
         tell: |world| disks::block(world).boxed_local(),
+    },
+    Story {
+        name: "node_loses_its_power",
+        tell: |world| power::cut(world).boxed_local(),
     },
 ];
 

@@ -30,6 +30,13 @@ pub(crate) struct Life {
     restarts: i32,
 }
 
+impl Life {
+    /// It is the first one, whenever it began.
+    pub(crate) fn undisturbed(&self) -> bool {
+        self.restarts == 0
+    }
+}
+
 impl World {
     pub(crate) async fn boot() -> Result<Self> {
         let lab = Lab::start("nodes", &Options::default()).await?;
