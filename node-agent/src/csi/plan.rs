@@ -120,7 +120,7 @@ fn blank(seen: &Seen<'_>, found: &Found) -> Step {
     }
 }
 
-/// Never mounted, so whatever of ours is there may be made anew; of others, nothing may.
+/// Never mounted, so what is left of ours may be made anew, and what was made whole is reported; of others, nothing may.
 fn intent(seen: &Seen<'_>, found: &Found) -> Step {
     let ours = match found {
         Found::Blank | Found::Unfinished => true,
@@ -133,7 +133,8 @@ fn intent(seen: &Seen<'_>, found: &Found) -> Step {
     let mine = seen.ledger.and_then(|l| l.attachment_uid.as_deref()) == Some(seen.attachment);
     match (mine, seen.reported) {
         (true, Some(uuid)) if uuid.eq_ignore_ascii_case(seen.uid) => Step::AwaitFormatted,
-        (true, _) if seen.made && matches!(found, Found::Filesystem { .. }) => Step::Report,
+        // Without the mark of an unfinished one it was made whole, though the agent died then, and it was never mounted.
+        (true, _) if matches!(found, Found::Filesystem { .. }) => Step::Report,
         (true, _) if seen.made => Step::Refuse(Failure::Volume(format!(
             "mkfs.{} of volume {} reported success, and the disk shows {}: look at the kernel's log of this node and at the disk",
             seen.wanted,

@@ -76,7 +76,7 @@ fn i1_d6_table_of_ledger_and_disk() {
     let blank = ledger(FormatState::Blank, None, None);
     assert_eq!(row(Some(&blank)), ["Ask", NO, NO, NO, NO, NO]);
     let mine = ledger(FormatState::Intent, Some("a"), Some("ext4"));
-    assert_eq!(row(Some(&mine)), ["Format", "Format", "Format", NO, NO, NO]);
+    assert_eq!(row(Some(&mine)), ["Format", "Format", "Report", NO, NO, NO]);
     let theirs = ledger(FormatState::Intent, Some("b"), Some("ext4"));
     assert_eq!(row(Some(&theirs)), ["Ask", "Ask", "Ask", NO, NO, NO]);
     let formatted = ledger(FormatState::Formatted, None, Some("ext4"));
