@@ -169,8 +169,8 @@ impl NodeService for Node {
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
         let method = Method("NodeGetVolumeStats", None, Kind::Looks);
         let (metadata, _, request) = request.into_parts();
-        let checked =
-            volume(&request.volume_id).and_then(|v| Ok((v, self.paths().check("volume_path", &request.volume_path)?)));
+        let checked = volume(&request.volume_id)
+            .and_then(|v| Ok((v, self.paths().published("volume_path", &request.volume_path)?)));
         let (name, path) = checked.map_err(|f| self.refuse(&method, f))?;
         self.serve_call(method, &metadata, &name, |node, call| async move {
             let usage = node.stats(&call, path).await?;
@@ -192,7 +192,7 @@ impl NodeService for Node {
         let bytes =
             |n: i64| u64::try_from(n).map_err(|_| Failure::OutOfRange(format!("a size of {n} bytes cannot be")));
         let checked = volume(&request.volume_id).and_then(|v| {
-            let path = self.paths().check("volume_path", &request.volume_path)?;
+            let path = self.paths().published("volume_path", &request.volume_path)?;
             let (wanted, limit) = (bytes(range.required_bytes)?, bytes(range.limit_bytes)?);
             if limit > 0 && wanted > limit {
                 return Err(Failure::OutOfRange(format!(

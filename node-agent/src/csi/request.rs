@@ -93,6 +93,17 @@ impl Paths {
         Ok(normal)
     }
 
+    /// Where a volume is said to be already: at a path where none can be, it is not.
+    ///
+    /// # Errors
+    /// When it is missing, or no path of ours.
+    pub fn published(&self, what: &str, path: &str) -> Result<PathBuf, Failure> {
+        match self.check(what, path) {
+            Err(Failure::Invalid(why)) if !path.is_empty() => Err(Failure::NotFound(why)),
+            judged => judged,
+        }
+    }
+
     /// NodeStageVolume.
     ///
     /// # Errors
@@ -259,6 +270,12 @@ mod tests {
             let failure = check(bad).unwrap_err();
             assert_eq!(failure.code(), Code::InvalidArgument, "{bad}");
             assert!(failure.to_string().contains("target_path"), "{failure}");
+            let code = if bad.is_empty() {
+                Code::InvalidArgument
+            } else {
+                Code::NotFound
+            };
+            assert_eq!(paths().published("volume_path", bad).unwrap_err().code(), code, "{bad}");
         }
     }
 
