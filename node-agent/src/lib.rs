@@ -5,7 +5,7 @@
 
 pub mod attachment;
 pub mod config;
-mod crash;
+pub mod crash;
 pub mod csi;
 pub mod fabrics;
 #[cfg(debug_assertions)]

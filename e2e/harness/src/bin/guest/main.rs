@@ -35,12 +35,8 @@ enum Role {
     },
     /// Runs those that need an agent and the control plane of the host.
     AgentScenarios {
-        /// Port of the host's loopback that leads to SSH of the appliance.
-        #[arg(long)]
-        ssh_port: u16,
-        /// Name of the Node that the agent is on.
-        #[arg(long)]
-        node: String,
+        #[command(flatten)]
+        plane: plane::Options,
         /// Only those whose names begin so; all if none is given.
         names: Vec<String>,
     },
@@ -56,9 +52,8 @@ fn main() -> ExitCode {
     let done = match Options::parse().role {
         Role::List => {
             let all = scenarios::ALL.iter().map(|scenario| (scenario.name, scenario.about));
-            let with_agent = scenarios::agent::ALL
-                .iter()
-                .map(|scenario| (scenario.name, scenario.about));
+            let with_agent = scenarios::agent::ALL.iter().chain(scenarios::agent::ASKED);
+            let with_agent = with_agent.map(|scenario| (scenario.name, scenario.about));
             for (name, about) in all.chain(with_agent) {
                 println!("{name:<40} {about}");
             }
@@ -71,10 +66,11 @@ fn main() -> ExitCode {
             let all = scenarios::ALL.iter();
             through(&names, &rig, all.map(|s| (s.name, s.about, Box::new(s.run) as Run)))
         }),
-        Role::AgentScenarios { ssh_port, node, names } => in_a_guest().and_then(|()| {
+        Role::AgentScenarios { plane, names } => in_a_guest().and_then(|()| {
             let rig = rig::Rig::start()?;
-            let plane = plane::Plane::start(&rig, &node, ssh_port)?;
-            let all = scenarios::agent::ALL.iter();
+            let plane = plane::Plane::start(&rig, plane)?;
+            let asked = scenarios::agent::ASKED.iter().filter(|_| !names.is_empty());
+            let all = scenarios::agent::ALL.iter().chain(asked);
             through(
                 &names,
                 &rig,

@@ -213,15 +213,18 @@ fn kubelet(options: &Options) -> Result<Supervised> {
 /// The agent that ships. Needs to be called on the runtime of `e2e::run`.
 pub(crate) fn agent(node: &str) -> Result<Supervised> {
     let node = node.to_owned();
-    start("rds-node-agent", move || {
-        let mut agent = command(Path::new(PROGRAMS).join("rds-node-agent"));
-        agent
-            .env("KUBECONFIG", share("agent.kubeconfig"))
-            .env("NODE_ID", &node)
-            .env("POD_NAMESPACE", e2e::lab::NAMESPACE)
-            .env("CSI_ENDPOINT", format!("unix://{PLUGIN}/csi.sock"))
-            .env("CSI_MANAGED_NQN_PREFIX", "nqn.2000-02.com.mikrotik:pvc-")
-            .env("RUST_BACKTRACE", "1");
-        agent
-    })
+    start("rds-node-agent", move || agent_command(&node))
+}
+
+/// How it is started.
+pub(crate) fn agent_command(node: &str) -> Command {
+    let mut agent = command(Path::new(PROGRAMS).join("rds-node-agent"));
+    agent
+        .env("KUBECONFIG", share("agent.kubeconfig"))
+        .env("NODE_ID", node)
+        .env("POD_NAMESPACE", e2e::lab::NAMESPACE)
+        .env("CSI_ENDPOINT", format!("unix://{PLUGIN}/csi.sock"))
+        .env("CSI_MANAGED_NQN_PREFIX", "nqn.2000-02.com.mikrotik:pvc-")
+        .env("RUST_BACKTRACE", "1");
+    agent
 }

@@ -1,7 +1,9 @@
 //! The control plane on the host, as scenarios with an agent use it: the operator works for the appliance of the rig, the agent is the
 //! one that ships, and the scenario plays kubelet at its socket.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,9 +13,11 @@ use e2e::lab::NAMESPACE;
 use e2e::vm::SHARE;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use rds_crds::attachment::AgentStatus;
 use rds_crds::condition::is_true;
 use rds_crds::identity::attachment_name;
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
+use rds_node_agent::crash;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
@@ -21,37 +25,104 @@ use crate::node::{self, PLUGIN};
 use crate::rig::{Rig, TARGET, until};
 use e2e::supervisor::Supervised;
 
-/// The RdsServer of the rig's appliance.
-const SERVER: &str = "vm";
+/// The RdsServer of the rig's appliance. Called `default`, since GetCapacity without parameters asks for that one.
+pub(crate) const SERVER: &str = "default";
 
 /// Emulated processors, and a control plane that shares them.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Where kubelet would stage and publish.
-const KUBELET: &str = "/var/lib/kubelet";
+pub(crate) const KUBELET: &str = "/var/lib/kubelet";
+
+/// Where it is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Port of the host's loopback that leads to SSH of the appliance.
+    #[arg(long)]
+    ssh_port: u16,
+    /// Name of the Node that the agent is on.
+    #[arg(long)]
+    pub(crate) node: String,
+    /// Name of another Node, whose agent is played on the host.
+    #[arg(long)]
+    pub(crate) other: String,
+    /// Address and port of the operator's CSI service.
+    #[arg(long)]
+    pub(crate) controller: String,
+    /// Folder of the programs of `e2e/tools`.
+    #[arg(long)]
+    pub(crate) tools: PathBuf,
+}
 
 /// It, from inside.
 pub(crate) struct Plane {
     pub(crate) client: Client,
     /// The agent; it is started again when it ends.
     pub(crate) agent: Supervised,
-    pub(crate) node: String,
+    /// Where all is.
+    pub(crate) options: Options,
+}
+
+/// Lives of the agent that end by themselves.
+pub(crate) struct Doomed {
+    steps: Vec<&'static str>,
+    left: Arc<Mutex<VecDeque<&'static str>>>,
+    /// Its log when they began.
+    before: usize,
 }
 
 impl Plane {
     /// Makes the objects of the appliance, which the operator reaches at a port of the host's loopback, and starts the agent.
-    pub(crate) fn start(rig: &Rig, node: &str, ssh_port: u16) -> Result<Self> {
-        node::prepare(node, None)?;
+    pub(crate) fn start(rig: &Rig, options: Options) -> Result<Self> {
+        node::prepare(&options.node, None)?;
         e2e::run(async {
             let client = e2e::cluster::client(&Path::new(SHARE).join("admin.kubeconfig")).await?;
             let plane = Self {
-                agent: node::agent(node)?,
-                node: node.to_owned(),
+                agent: node::agent(&options.node)?,
                 client,
+                options,
             };
-            plane.register(rig, ssh_port).await?;
+            plane.register(rig, plane.options.ssh_port).await?;
             Ok(plane)
         })
+    }
+
+    pub(crate) fn node(&self) -> &str {
+        &self.options.node
+    }
+
+    /// SIGKILL for the agent. Its next lives end right after these steps, one each; the one after them lasts.
+    pub(crate) fn doom(&self, steps: &[&'static str]) -> Result<Doomed> {
+        let left = Arc::new(Mutex::new(VecDeque::from(steps.to_vec())));
+        let (node, queue) = (self.node().to_owned(), left.clone());
+        let before = self.agent.tail(usize::MAX).len();
+        self.agent.remake(move || {
+            let mut agent = node::agent_command(&node);
+            let step = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            agent.envs(step.map(|step| (crash::VARIABLE, step)));
+            agent
+        });
+        self.agent.restart()?;
+        Ok(Doomed {
+            steps: steps.to_vec(),
+            left,
+            before,
+        })
+    }
+
+    /// All those lives are over, and each ended as it had to.
+    pub(crate) fn survived(&self, doomed: &Doomed) -> Result<()> {
+        let left = doomed.left.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ensure!(left.is_empty(), "no life of the agent came to {left:?}");
+        let log = self.agent.tail(usize::MAX);
+        let log = log.get(doomed.before..).unwrap_or_default();
+        for step in &doomed.steps {
+            ensure!(
+                log.contains(&crash::last_words(step)),
+                "no life of the agent ended after {step}"
+            );
+        }
+        Ok(())
     }
 
     async fn register(&self, rig: &Rig, ssh_port: u16) -> Result<()> {
@@ -68,6 +139,8 @@ impl Plane {
                 "secretRef": {"name": SERVER},
                 "storage": {"address": TARGET},
                 "basePath": "/storage-pool/metal-csi",
+                // No self-test: its canary would meet what scenarios do to the appliance.
+                "fencing": "Assume",
             },
         }))?;
         let servers: Api<RdsServer> = Api::all(self.client.clone());
@@ -80,7 +153,7 @@ impl Plane {
         .await
     }
 
-    fn volumes(&self) -> Api<RdsVolume> {
+    pub(crate) fn volumes(&self) -> Api<RdsVolume> {
         Api::all(self.client.clone())
     }
 
@@ -141,6 +214,8 @@ pub(crate) struct Volume<'a> {
 pub(crate) enum Use {
     /// With a filesystem.
     Mount,
+    /// With a filesystem, and on any number of nodes none of which writes.
+    Read,
     /// As a raw device.
     Block,
 }
@@ -150,10 +225,13 @@ impl Use {
         use csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode};
         csi::VolumeCapability {
             access_mode: Some(AccessMode {
-                mode: Mode::SingleNodeWriter.into(),
+                mode: match self {
+                    Self::Mount | Self::Block => Mode::SingleNodeWriter.into(),
+                    Self::Read => Mode::MultiNodeReaderOnly.into(),
+                },
             }),
             access_type: Some(match self {
-                Self::Mount => AccessType::Mount(MountVolume::default()),
+                Self::Mount | Self::Read => AccessType::Mount(MountVolume::default()),
                 Self::Block => AccessType::Block(BlockVolume::default()),
             }),
         }
@@ -161,8 +239,19 @@ impl Use {
 }
 
 impl Volume<'_> {
-    fn attachment(&self) -> String {
-        attachment_name(&self.name, &self.plane.node)
+    /// What this node has said of it.
+    pub(crate) fn said(&self) -> Result<AgentStatus> {
+        let object = e2e::run(self.plane.attachments().get(&self.attachment()))?;
+        object.status.and_then(|status| status.agent).context("nothing is said")
+    }
+
+    /// It, as the API has it now.
+    pub(crate) fn read(&self) -> Result<RdsVolume> {
+        Ok(e2e::run(self.plane.volumes().get(&self.name))?)
+    }
+
+    pub(crate) fn attachment(&self) -> String {
+        attachment_name(&self.name, self.plane.node())
     }
 
     /// The NQN that the operator has given to it now.
@@ -176,39 +265,54 @@ impl Volume<'_> {
 
     /// What ControllerPublish would write, and the wait until the agent says that it is connected.
     pub(crate) fn attach(&self) -> Result<()> {
-        let name = self.attachment();
+        self.attach_as("ReadWriteOnce")
+    }
+
+    /// The same in another access mode.
+    pub(crate) fn attach_as(&self, mode: &str) -> Result<()> {
         let object: RdsAttachment = serde_json::from_value(json!({
             "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsAttachment",
-            "metadata": {"name": name, "finalizers": [rds_crds::names::FINALIZER]},
-            "spec": {"volume": self.name, "node": self.plane.node, "accessMode": "ReadWriteOnce"},
+            "metadata": {"name": self.attachment(), "finalizers": [rds_crds::names::FINALIZER]},
+            "spec": {"volume": self.name, "node": self.plane.node(), "accessMode": mode},
         }))?;
-        e2e::run(async {
-            self.plane.attachments().create(&PostParams::default(), &object).await?;
-            e2e::wait_until(&format!("{name} to be connected"), SOON, async || {
-                let status = self.plane.attachments().get(&name).await?.status.context("no status")?;
-                let said = status.agent.context("the agent has not said anything")?.conditions;
-                ensure!(is_true(&said, "Connected"), "{said:?}");
-                Ok(())
-            })
-            .await
+        e2e::run(self.plane.attachments().create(&PostParams::default(), &object))?;
+        self.until_connected()
+    }
+
+    /// Waits until the agent says that it is connected.
+    pub(crate) fn until_connected(&self) -> Result<()> {
+        until(&format!("{} to be connected", self.attachment()), SOON, || {
+            let said = self.said()?.conditions;
+            ensure!(is_true(&said, "Connected"), "{said:?}");
+            Ok(())
         })
     }
 
     /// Deletes the attachment and waits until the agent has let go.
     pub(crate) fn detach(&self) -> Result<()> {
-        let name = self.attachment();
+        self.detach_from(self.plane.node())
+    }
+
+    /// The same on any node.
+    pub(crate) fn detach_from(&self, node: &str) -> Result<()> {
+        self.wish_detached(node)?;
+        let name = attachment_name(&self.name, node);
+        e2e::run(e2e::wait_until(&format!("{name} to be gone"), SOON, async || {
+            let left = self.plane.attachments().get_opt(&name).await?;
+            ensure!(left.is_none(), "{:?}", left.and_then(|left| left.status));
+            Ok(())
+        }))
+    }
+
+    /// Only deletes the attachment.
+    pub(crate) fn wish_detached(&self, node: &str) -> Result<()> {
+        let (name, attachments) = (attachment_name(&self.name, node), self.plane.attachments());
         e2e::run(async {
-            let attachments = self.plane.attachments();
             attachments
                 .patch(&name, &PatchParams::default(), &confirmed(&name))
                 .await?;
             attachments.delete(&name, &DeleteParams::default()).await?;
-            e2e::wait_until(&format!("{name} to be gone"), SOON, async || {
-                let left = self.plane.attachments().get_opt(&name).await?;
-                ensure!(left.is_none(), "{:?}", left.and_then(|left| left.status));
-                Ok(())
-            })
-            .await
+            Ok(())
         })
     }
 
@@ -224,7 +328,7 @@ impl Volume<'_> {
     pub(crate) fn target(&self, pod: &str, used: Use) -> PathBuf {
         let pods = Path::new(KUBELET).join("pods").join(pod);
         match used {
-            Use::Mount => pods.join("volumes/kubernetes.io~csi").join(&self.name).join("mount"),
+            Use::Mount | Use::Read => pods.join("volumes/kubernetes.io~csi").join(&self.name).join("mount"),
             Use::Block => Path::new(KUBELET)
                 .join("plugins/kubernetes.io/csi/volumeDevices/publish")
                 .join(&self.name)

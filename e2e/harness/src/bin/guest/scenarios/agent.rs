@@ -1,10 +1,17 @@
 //! The agent that ships on a real kernel, with the operator on the host: a scenario plays kubelet at the CSI socket.
 
+mod damage;
+mod fence;
+mod outage;
+mod sanity;
+mod steps;
+mod uses;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tonic::Code;
 
@@ -70,6 +77,80 @@ pub(crate) const ALL: &[Scenario] = &[
         about: "files that are written while the appliance reboots arrive",
         run: target_reboots,
     },
+    Scenario {
+        name: "agent_damaged",
+        about: "a damaged filesystem is refused, opens the breaker, and is used again after repair and reset",
+        run: damage::damaged,
+    },
+    Scenario {
+        name: "agent_half_made",
+        about: "a mkfs that was killed halfway is done again, and never mounted before",
+        run: damage::half_made,
+    },
+    Scenario {
+        name: "agent_cut_cable",
+        about: "over a cut cable writes wait and arrive, the agent may be replaced, and nothing is unmounted",
+        run: outage::cut_cable,
+    },
+    Scenario {
+        name: "agent_gone_for_good",
+        about: "a disk that the kernel gave up is said to be lost, and a new pod finds what was written",
+        run: outage::gone_for_good,
+    },
+    Scenario {
+        name: "agent_port_before_exports",
+        about: "an appliance whose port opens before its exports: nothing is lost, or it is said and a new pod goes on",
+        run: outage::port_before_exports,
+    },
+    Scenario {
+        name: "agent_another_identity",
+        about: "another namespace under the same name is never swapped beneath a pod",
+        run: outage::another_identity,
+    },
+    Scenario {
+        name: "agent_others",
+        about: "a session of somebody else is used and not doubled; a foreign one is never touched",
+        run: uses::others,
+    },
+    Scenario {
+        name: "agent_many_mounts",
+        about: "a hundred mounts of a device are the last ones",
+        run: uses::many_mounts,
+    },
+    Scenario {
+        name: "agent_dirty_reader",
+        about: "a reader of a filesystem with a journal to replay is refused and changes not a byte",
+        run: uses::dirty_reader,
+    },
+    Scenario {
+        name: "csi_sanity",
+        about: "the conformance suite of CSI passes whole, both services together, on real devices",
+        run: sanity::passes,
+    },
+];
+
+/// Those that run only when they are asked for by name.
+pub(crate) const ASKED: &[Scenario] = &[
+    Scenario {
+        name: "agent_killed_at_every_step",
+        about: "an agent that dies right after any of its steps changes nothing in the end",
+        run: steps::killed_at_every_step,
+    },
+    Scenario {
+        name: "agent_unreadable",
+        about: "a disk that gives read errors is never formatted",
+        run: damage::unreadable,
+    },
+    Scenario {
+        name: "agent_plain_open",
+        about: "with all attachments deleted, by force at last, a raw device that is open stays connected",
+        run: uses::plain_open,
+    },
+    Scenario {
+        name: "agent_fenced_writer",
+        about: "a node that is cut while it writes damages nothing of the next one, and comes back without a reboot",
+        run: fence::fenced_writer,
+    },
 ];
 
 /// A pod of this name, as a scenario plays it.
@@ -87,7 +168,7 @@ fn attaches_and_leaves(_: &Rig, plane: &Plane) -> Result<()> {
 }
 
 /// Attached, staged and published.
-fn up(volume: &Volume<'_>, used: Use) -> Result<std::path::PathBuf> {
+fn up(volume: &Volume<'_>, used: Use) -> Result<PathBuf> {
     volume.attach()?;
     volume.retry("stage", || volume.stage(used))?;
     volume.retry("publish", || volume.publish(POD, used))
@@ -114,6 +195,16 @@ fn holds(folder: &Path, name: &str, seed: u8) -> Result<()> {
         "{name} holds other data than was written"
     );
     Ok(())
+}
+
+/// The image of the newest disk on the appliance: they are numbered.
+fn image() -> Result<PathBuf> {
+    let mut images = fs::read_dir("/run/images")?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    let number = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
+    images.sort_by_key(number);
+    images.pop().context("there is no image")
 }
 
 fn mounts_of(path: &Path) -> Result<usize> {
@@ -177,15 +268,19 @@ fn expands(_: &Rig, plane: &Plane) -> Result<()> {
     Ok(())
 }
 
+/// Somebody else makes a filesystem on the disk.
+fn foreign(volume: &Volume<'_>) -> Result<String> {
+    let device = fabric::disk(&volume.nqn()?)?.display().to_string();
+    let uuid = "0d0e0f00-0000-4000-8000-000000000001";
+    sh("mkfs.ext4", &["-q", "-U", uuid, &device])?;
+    Ok(device)
+}
+
 /// The disk is blank by the ledger, and yet somebody wrote to it: the ledger is not believed alone.
 fn foreign_signature(_: &Rig, plane: &Plane) -> Result<()> {
     let volume = plane.volume("foreign", json!({}))?;
     volume.attach()?;
-    let device = fabric::disk(&volume.nqn()?)?.display().to_string();
-    sh(
-        "mkfs.ext4",
-        &["-q", "-U", "0d0e0f00-0000-4000-8000-000000000001", &device],
-    )?;
+    let device = foreign(&volume)?;
     let before = sh("sha256sum", &[&device])?;
     for _ in 0..3 {
         refused(volume.stage(Use::Mount), Code::FailedPrecondition, "")?;
