@@ -113,11 +113,6 @@ pub(crate) const ALL: &[Scenario] = &[
         run: uses::others,
     },
     Scenario {
-        name: "agent_many_mounts",
-        about: "a hundred mounts of a device are the last ones",
-        run: uses::many_mounts,
-    },
-    Scenario {
         name: "agent_dirty_reader",
         about: "a reader of a filesystem with a journal to replay is refused and changes not a byte",
         run: uses::dirty_reader,
@@ -131,6 +126,11 @@ pub(crate) const ALL: &[Scenario] = &[
 
 /// Those that run only when they are asked for by name.
 pub(crate) const ASKED: &[Scenario] = &[
+    Scenario {
+        name: "agent_many_mounts",
+        about: "a hundred mounts of a device are the last ones",
+        run: uses::many_mounts,
+    },
     Scenario {
         name: "agent_killed_at_every_step",
         about: "an agent that dies right after any of its steps changes nothing in the end",
