@@ -60,8 +60,11 @@ pub(crate) async fn measure() -> Result<Report> {
             .buffer_unordered(in_flight)
             .try_collect()
             .await?;
-        report.insert(format!("publish_ms_p50_{in_flight}"), quantile(&mut took, 0.5));
-        report.insert(format!("publish_ms_p99_{in_flight}"), quantile(&mut took, 0.99));
+        report.insert(format!("publish_admitted_ms_p50_{in_flight}"), quantile(&mut took, 0.5));
+        report.insert(
+            format!("publish_admitted_ms_p99_{in_flight}"),
+            quantile(&mut took, 0.99),
+        );
         let gone: Vec<()> = stream::iter(&all)
             .map(|name| unpublish(client.clone(), name, NODE))
             .buffer_unordered(in_flight)
@@ -75,7 +78,7 @@ pub(crate) async fn measure() -> Result<Report> {
     let phase = Phase::begin(&appliance, &audit)?;
     let took = lost(&lab, &client, machine, &one).await?;
     report.insert("routeros_execs_fence".into(), phase.end(&appliance, &audit)?.0);
-    report.insert("fence_seconds_beyond_waits".into(), took);
+    report.insert("fence_release_seconds_over_waits".into(), took);
     Ok(report)
 }
 

@@ -13,9 +13,9 @@ use e2e::lab::DRIVER;
 use e2e::{Lab, wait_until};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::Api;
-use rds_crds::RdsAttachment;
 use rds_crds::condition::find_condition;
 use rds_crds::identity::attachment_name;
+use rds_crds::{RdsAttachment, RdsServer};
 use serde_json::json;
 
 use super::{heading, show};
@@ -46,6 +46,7 @@ pub(crate) async fn attachments(lab: &Lab, appliance: &Appliance) -> Result<()> 
         scene.boot(node).await?;
     }
     show(lab, &["get", "leases", "-n", "rds-csi"]).await?;
+    proof(&scene).await?;
 
     heading("A pod on worker-1: its volume is attached there, and the agent connects before kubelet asks");
     lab.claim(FILES, super::SERVER, "1Gi").await?;
@@ -91,6 +92,27 @@ pub(crate) async fn attachments(lab: &Lab, appliance: &Appliance) -> Result<()> 
     scene.end(FILES, &volume, &["worker-2"]).await?;
 
     migration(&scene).await
+}
+
+/// With `fencing: Auto`, which ships, nobody is cut before a fence was proven to work on this appliance.
+async fn proof(scene: &Scene<'_>) -> Result<()> {
+    let lab = scene.lab;
+    heading("An agent is there: the appliance is tried once whether a fence works, on an empty volume made for that");
+    let servers: Api<RdsServer> = Api::all(lab.cluster.client());
+    let proven = wait_until("FenceProven", SOON, async || {
+        let status = servers.get(super::SERVER).await?.status.unwrap_or_default();
+        let said = find_condition(&status.conditions, "FenceProven").context("nothing is said yet")?;
+        ensure!(said.status == "True", "{}: {}", said.reason, said.message);
+        Ok(said.message.clone())
+    });
+    println!("  FenceProven: {}", lab.explained(proven.await, "-").await?);
+    show(lab, &["get", "rdsservers"]).await?;
+    let gone = wait_until("the canary to be gone", SOON, async || {
+        let left = lab.volumes().list(&Default::default()).await?.items;
+        ensure!(left.is_empty(), "{} volumes", left.len());
+        Ok(())
+    });
+    gone.await
 }
 
 /// A live migration that does not end in time.

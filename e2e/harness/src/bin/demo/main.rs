@@ -56,9 +56,9 @@ async fn demo(keep: bool, start: Instant) -> Result<bool> {
     .await?;
 
     heading("An RDS2216, simulated, and the RdsServer, Secret and StorageClass that name it");
-    // That a fence ends sessions on this appliance is known here: it is simulated.
-    let fencing = serde_json::json!({"fencing": "Assume"});
-    let appliance = lab.appliance_unready(SERVER, Knobs::default(), fencing).await?;
+    let appliance = lab
+        .appliance_unready(SERVER, Knobs::default(), serde_json::json!({}))
+        .await?;
     println!(
         "  RouterOS {} at {}, behind SSH with a pinned host key",
         Knobs::default().version,
