@@ -302,16 +302,22 @@ fn i8_a_record_deleted_by_hand_cuts_nobody_while_kubernetes_wants_the_volume_the
         lab.kubectl()
             .run(&["delete", "rdsattachment", &id, "--wait=false"])
             .await?;
-        // It is said that the node is in doubt; a lost one would be cut in the same pass.
-        let doubt = wait_until("the doubt to be said", PATIENCE, async || {
-            let line = lab.volumes().get(&scene.volume).await?.status.and_then(|s| s.explain);
-            let line = line.context("no explain")?;
-            ensure!(line.contains("hand-1, which is not Ready or silent"), "{line}");
-            Ok(())
+        // The deletion was seen, as the permission is withdrawn. A lost holder would be cut in the next pass, a moment later.
+        let seen = wait_until("the permission to be withdrawn", PATIENCE, async || {
+            let said = scene.attachments().get(&id).await?.status.unwrap_or_default();
+            let word = find_condition(&said.conditions, "Admitted").map(|c| c.reason.clone());
+            ensure!(word.as_deref() == Some("Withdrawn"), "{word:?}");
+            Ok(Instant::now())
         });
-        scene.explained(doubt.await).await?;
-        ensure!(scene.holders().await? == ["hand-1"], "{:?}", scene.holders().await?);
-        ensure!(scene.appliance.only_disk()?.nqn == nqn, "it was cut");
+        let seen = scene.explained(seen.await).await?;
+        while seen.elapsed() < Duration::from_secs(5) {
+            ensure!(scene.holders().await? == ["hand-1"], "{:?}", scene.holders().await?);
+            ensure!(scene.appliance.only_disk()?.nqn == nqn, "it was cut");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let line = lab.volumes().get(&scene.volume).await?.status.and_then(|s| s.explain);
+        let line = line.context("no explain")?;
+        ensure!(line.contains("hand-1, which is not Ready or silent"), "{line}");
         // Now the detach is wanted by Kubernetes too.
         scene.take_back("hand-a", "hand-1").await?;
         ensure!(scene.appliance.only_disk()?.nqn != nqn, "it was let go without a cut");
