@@ -7,7 +7,7 @@ use e2e::claims::SOON;
 use e2e::controller::{connect, creation, deletion};
 use e2e::{Lab, wait_until};
 use kube::Api;
-use rds_crds::identity::volume_name;
+use rds_crds::identity::{default_slot, volume_name};
 use rds_crds::{RdsServer, Size};
 use routeros_sim::Knobs;
 use serde_json::json;
@@ -349,5 +349,47 @@ fn impossible_requests_reach_no_appliance() -> Result<()> {
             client.delete_volume(deletion(volume)).await?;
         }
         appliance.assert_empty()
+    })
+}
+
+#[test]
+fn i11_a_slot_a_file_or_an_nqn_of_somebody_else_is_a_final_answer() -> Result<()> {
+    e2e::run(async {
+        let lab = lab().await?;
+        let appliance = lab.appliance("taken", Knobs::default()).await?;
+        let mut client = connect(&lab.replicas[0].socket).await?;
+        for what in ["slot", "path", "file", "NQN"] {
+            let name = format!("pvc-{}", uuid::Uuid::new_v4());
+            let slot = default_slot(&name, "");
+            let base = e2e::appliance::BASE_PATH;
+            let (theirs, elsewhere) = (format!("{base}/{slot}.img"), format!("{base}/{what}.img"));
+            let simulator = appliance.simulator();
+            simulator.edit(|state| match what {
+                "slot" => drop(state.add_file_disk(&slot, &elsewhere, 1 << 30, "theirs")),
+                "path" => drop(state.add_file_disk("theirs", &theirs, 1 << 30, "")),
+                "file" => drop(state.add_file(&theirs, ".img file", 1 << 30, 1 << 30, "")),
+                _ => {
+                    let id = state.add_file_disk("theirs", &elsewhere, 1 << 30, "theirs");
+                    state.disks.update(id, |disk| {
+                        disk.export.on = true;
+                        disk.export.nqn = rds_crds::identity::base_nqn(rds_crds::identity::DEFAULT_NQN_PREFIX, &name);
+                    });
+                }
+            });
+            let all = || format!("{:?} {:?}", appliance.disks(), appliance.images());
+            let before = all();
+            let refused = client.create_volume(creation(&name, "taken")).await;
+            let refused = refused.err().with_context(|| format!("the {what} was taken over"))?;
+            ensure!(refused.code() == Code::AlreadyExists, "{what}: {refused:?}");
+            ensure!(
+                refused.message().contains("in the way"),
+                "{what}: {}",
+                refused.message()
+            );
+            ensure!(all() == before, "{what}: {before} became {}", all());
+            ensure!(objects(lab, "taken").await?.is_empty(), "{what}: an RdsVolume was left");
+            appliance.wipe().await;
+        }
+        Ok(())
     })
 }
