@@ -52,8 +52,7 @@ fn main() -> ExitCode {
     let done = match Options::parse().role {
         Role::List => {
             let all = scenarios::ALL.iter().map(|scenario| (scenario.name, scenario.about));
-            let with_agent = scenarios::agent::ALL.iter().chain(scenarios::agent::ASKED);
-            let with_agent = with_agent.map(|scenario| (scenario.name, scenario.about));
+            let with_agent = scenarios::agent::ALL.iter().map(|s| (s.name, s.about));
             for (name, about) in all.chain(with_agent) {
                 println!("{name:<40} {about}");
             }
@@ -69,8 +68,7 @@ fn main() -> ExitCode {
         Role::AgentScenarios { plane, names } => in_a_guest().and_then(|()| {
             let rig = rig::Rig::start()?;
             let plane = plane::Plane::start(&rig, plane)?;
-            let asked = scenarios::agent::ASKED.iter().filter(|_| !names.is_empty());
-            let all = scenarios::agent::ALL.iter().chain(asked);
+            let all = scenarios::agent::ALL.iter();
             through(
                 &names,
                 &rig,

@@ -138,18 +138,16 @@ pub(crate) const ALL: &[Scenario] = &[
         run: uses::plain_open,
     },
     Scenario {
+        name: "agent_fenced_writer",
+        about: "a node that is cut while it writes damages nothing of the next one, and comes back without a reboot",
+        run: fence::fenced_writer,
+    },
+    Scenario {
         name: "csi_sanity",
         about: "the conformance suite of CSI passes whole, both services together, on real devices",
         run: sanity::passes,
     },
 ];
-
-/// Those that run only when they are asked for by name.
-pub(crate) const ASKED: &[Scenario] = &[Scenario {
-    name: "agent_fenced_writer",
-    about: "a node that is cut while it writes damages nothing of the next one, and comes back without a reboot",
-    run: fence::fenced_writer,
-}];
 
 /// A pod of this name, as a scenario plays it.
 const POD: &str = "6d0c9b0e-0000-4000-8000-000000000001";

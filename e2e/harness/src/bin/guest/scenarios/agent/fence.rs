@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Node;
@@ -29,14 +32,16 @@ fn taint(plane: &Plane, taints: Value) -> Result<()> {
     Ok(())
 }
 
-/// Writes file after file until one fails; the number of those that arrived.
-fn write_on(folder: &Path) -> std::thread::JoinHandle<u32> {
-    let folder = folder.to_owned();
-    std::thread::spawn(move || {
-        (0..)
-            .find(|n| put(&folder, &format!("on-{}", n % 8), 60).is_err())
-            .unwrap_or_default()
-    })
+/// Writes file after file until one fails, and counts those that arrived.
+fn write_on(folder: &Path) -> (Arc<AtomicU32>, JoinHandle<()>) {
+    let (folder, arrived) = (folder.to_owned(), Arc::new(AtomicU32::new(0)));
+    let count = arrived.clone();
+    let writer = std::thread::spawn(move || {
+        while put(&folder, &format!("on-{}", count.load(Ordering::Relaxed) % 8), 60).is_ok() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (arrived, writer)
 }
 
 /// Attaches the volume to the other node, whose agent is played on the host, and gives the name under which it has it.
@@ -66,7 +71,11 @@ pub(super) fn fenced_writer(rig: &Rig, plane: &Plane) -> Result<()> {
     let folder = up(&volume, Use::Mount)?;
     put(&folder, "before", 61)?;
     let old = volume.nqn()?;
-    let writer = write_on(&folder);
+    let (arrived, writer) = write_on(&folder);
+    until("the node to write", SOON, || {
+        ensure!(arrived.load(Ordering::Relaxed) > 0, "nothing has arrived");
+        Ok(())
+    })?;
 
     // Its agent is silent and Kubernetes has given it up; its kernel writes on.
     plane.agent.hold();
@@ -105,8 +114,8 @@ pub(super) fn fenced_writer(rig: &Rig, plane: &Plane) -> Result<()> {
         ensure!(left.is_empty(), "{left:?}");
         Ok(())
     })?;
-    let written = writer.join().map_err(|_| anyhow!("the writer panicked"))?;
-    println!("   {written} files arrived before the cut");
+    writer.join().map_err(|_| anyhow!("the writer panicked"))?;
+    println!("   {} files arrived before the cut", arrived.load(Ordering::Relaxed));
     volume.retry("unpublish", || volume.unpublish(POD, Use::Mount))?;
     volume.retry("unstage", || volume.unstage())?;
     ensure!(mounts_of(&volume.staging())? == 0, "it is left mounted");
