@@ -91,7 +91,8 @@ pub(crate) async fn attachments(lab: &Lab, appliance: &Appliance) -> Result<()> 
     lab.kubectl().run(&back).await?;
     scene.end(FILES, &volume, &["worker-2"]).await?;
 
-    migration(&scene).await
+    migration(&scene).await?;
+    scene.leave().await
 }
 
 /// With `fencing: Auto`, which ships, nobody is cut before a fence was proven to work on this appliance.
@@ -163,6 +164,14 @@ impl Scene<'_> {
         let agent = Agent::start(&self.lab.cluster, node, &self.control, &[]).await?;
         self.nodes.insert(node, (kubelet, agent));
         Ok(())
+    }
+
+    /// The nodes go for good: real ones of the same names may come next, which have to say of themselves what they are.
+    async fn leave(self) -> Result<()> {
+        let mut delete = vec!["delete", "nodes,csinodes"];
+        delete.extend(self.nodes.keys());
+        drop(self.nodes);
+        self.lab.kubectl().run(&delete).await.map(drop)
     }
 
     async fn dies(&mut self, node: &str) -> Result<()> {
