@@ -20,7 +20,7 @@ async fn with(kind: FaultKind) -> (Bench, Reply) {
 async fn until(what: &str, mut f: impl FnMut() -> bool) {
     let start = Instant::now();
     while !f() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -42,8 +42,14 @@ async fn hang_answers_nothing_and_runs_or_not() {
     for execute in [true, false] {
         let b = Bench::start().await;
         b.sim.set_fault(Fault::once("/disk/add", FaultKind::Hang { execute }));
-        let waiting = tokio::time::timeout(Duration::from_millis(500), b.run(ADD)).await;
-        assert!(waiting.is_err());
+        let waiting = async {
+            until("the command is logged", || !b.sim.commands().is_empty()).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        };
+        tokio::select! {
+            reply = b.run(ADD) => panic!("a hang answered {}", reply.out),
+            () = waiting => {}
+        }
         assert_eq!(b.sim.file_disks().len(), usize::from(execute));
         assert_eq!(b.sim.commands()[0].executed, execute);
     }
@@ -75,14 +81,12 @@ async fn slow_commands_take_their_time() {
 #[tokio::test]
 async fn late_execution_happens_behind_a_dead_channel() {
     for connection in [false, true] {
-        let start = Instant::now();
-        let (b, reply) = with(FaultKind::Late { ms: 700, connection }).await;
+        let (b, reply) = with(FaultKind::Late { ms: 3000, connection }).await;
         assert_eq!((reply.out.as_str(), reply.status), ("", Some(255)), "no exit status");
         assert!(
-            start.elapsed() < Duration::from_millis(700),
-            "the client knows at once that something is wrong"
+            b.sim.file_disks().is_empty(),
+            "the client knows that something is wrong before the command runs"
         );
-        assert!(b.sim.file_disks().is_empty());
         assert_eq!(b.ssh(":put [:len [/disk/find where slot=\"a\"]]").await, "0\r\n");
         until("the command runs after all", || b.sim.file_disks().len() == 1).await;
         until("and is logged", || {

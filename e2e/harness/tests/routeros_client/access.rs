@@ -61,7 +61,7 @@ async fn i10_an_outage_is_an_outage_and_ends_by_itself() {
         assert!(started.elapsed() < Duration::from_secs(3), "callers fail fast");
     }
     rig.knobs(|k| k.down = false);
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let look = loop {
         match rig.client.look(&v.id()).await {
             Ok(look) => break look,
@@ -103,7 +103,7 @@ async fn several_commands_at_once_where_allowed() {
     let rig = Rig::start().await;
     rig.knobs(|k| {
         k.channels = Channels::Parallel;
-        k.latency_ms = 150;
+        k.latency_ms = 1000;
     });
     let mut target = rig.target();
     target.limits.max_in_flight = 4;
@@ -115,7 +115,7 @@ async fn several_commands_at_once_where_allowed() {
         look.unwrap();
     }
     assert!(
-        started.elapsed() < Duration::from_millis(8 * 150),
+        started.elapsed() < Duration::from_millis(8 * 1000),
         "{:?}",
         started.elapsed()
     );
