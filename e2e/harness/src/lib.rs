@@ -19,6 +19,7 @@ pub mod noop;
 pub mod population;
 pub mod process;
 pub mod replica;
+pub mod sanity;
 pub mod scene;
 pub mod supervisor;
 pub mod tools;

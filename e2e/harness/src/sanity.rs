@@ -1,0 +1,57 @@
+//! What csi-sanity, the conformance suite of the CSI project, says of its own run.
+
+use std::process::Output;
+
+use anyhow::{Result, ensure};
+
+/// How often it may miss a connection.
+pub const TRIES: usize = 3;
+
+/// All that it printed.
+pub fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+}
+
+/// Whether it waited for a connection that it had.
+///
+/// Its `utils.Connect` (csi-test 5.4) reads the state of the connection twice, once to see whether it is ready and once to wait
+/// for a change. A connection that gets ready between the two changes no more, and is called timed out after a minute. Such a
+/// run says nothing about the driver.
+pub fn missed_its_connection(printed: &str) -> bool {
+    printed.contains("s: \"Connection timed out\"")
+}
+
+/// The line that counts its specs, when all that ran have passed.
+pub fn verdict(printed: &str) -> Result<&str> {
+    let ran = printed
+        .lines()
+        .find(|line| line.starts_with("Ran "))
+        .unwrap_or_default();
+    let failed: Vec<&str> = printed.lines().filter(|line| line.contains("[FAIL]")).collect();
+    ensure!(
+        printed.contains("SUCCESS!") && !printed.contains("0 Passed"),
+        "{ran}: {}",
+        failed.join("; ")
+    );
+    Ok(ran)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_without_a_passed_spec_is_no_success() {
+        let good = "Ran 57 of 92 Specs in 40.2 seconds\nSUCCESS! -- 57 Passed | 0 Failed | 1 Pending | 34 Skipped\n";
+        assert_eq!(verdict(good).ok(), Some("Ran 57 of 92 Specs in 40.2 seconds"));
+        assert!(verdict("Ran 0 of 92 Specs\nSUCCESS! -- 0 Passed | 0 Failed").is_err());
+        let bad = "[FAIL] Node Service\nRan 57 of 92 Specs\nFAIL! -- 56 Passed | 1 Failed";
+        assert!(verdict(bad).is_err_and(|error| error.to_string().contains("Node Service")));
+    }
+
+    #[test]
+    fn only_its_own_words_tell_that_it_missed_a_connection() {
+        assert!(missed_its_connection("{\n  s: \"Connection timed out\",\n}"));
+        assert!(!missed_its_connection("code = Unavailable desc = Connection timed out"));
+    }
+}
