@@ -1,6 +1,6 @@
 //! PersistentVolumeClaims, as the tests use them: made, waited for, expanded, deleted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
@@ -13,8 +13,12 @@ use serde_json::{Value, json};
 use crate::lab::DRIVER;
 use crate::{Lab, wait_until};
 
-/// How long anything may take that needs a handful of commands on the appliance.
-pub const SOON: Duration = Duration::from_secs(60);
+/// How long anything may take that needs a handful of commands on the appliance. Generous: a sidecar that failed a few times
+/// pauses for 30 s, on a machine that runs virtual machines beside the test.
+pub const SOON: Duration = Duration::from_secs(150);
+
+/// How long a claim may stand still before [`Lab::grown`] touches it.
+const STILL: Duration = Duration::from_secs(15);
 
 /// The namespace of the claims.
 pub const CLAIMS: &str = "default";
@@ -96,6 +100,10 @@ impl Lab {
     }
 
     /// Waits until the PV behind a claim has exactly this size.
+    ///
+    /// csi-resizer writes claims back into its own cache. When an older answer meets a newer event there, the older one stays:
+    /// each further patch is a conflict (`the object has been modified`) until the claim changes again. So a claim that
+    /// stands still is touched.
     pub async fn grown(&self, name: &str, size: &str) -> Result<()> {
         let wanted: Size = size.parse()?;
         let volume = self
@@ -106,7 +114,12 @@ impl Lab {
             .and_then(|spec| spec.volume_name)
             .context("the claim is not bound")?;
         let what = format!("the PV of claim {name} to have {size}");
+        let mut touched = Instant::now();
         let waited = wait_until(&what, SOON, async || {
+            if touched.elapsed() >= STILL {
+                touched = Instant::now();
+                self.touch(name).await?;
+            }
             let pv = self.persistent_volumes().get(&volume).await?;
             let capacity = pv
                 .spec
@@ -118,6 +131,16 @@ impl Lab {
             Ok(())
         });
         self.explained(waited.await, name).await
+    }
+
+    /// Changes a claim in a way that means nothing to anybody.
+    async fn touch(&self, name: &str) -> Result<()> {
+        let at = jiff::Timestamp::now().to_string();
+        let patch = json!({"metadata": {"annotations": {"e2e.rds.csi.srvlab.io/touched": at}}});
+        self.claims()
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        Ok(())
     }
 
     /// kubelet's part of an expansion, for there is none: without it csi-resizer starts no second one.
