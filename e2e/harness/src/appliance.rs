@@ -141,7 +141,7 @@ impl Appliance {
     pub async fn ready(&self, lab: &Lab) -> Result<()> {
         let servers = Api::<RdsServer>::all(lab.cluster.client());
         let what = format!("RdsServer {} to be Ready", self.name);
-        let waited = wait_until(&what, Duration::from_secs(30), async || {
+        let waited = wait_until(&what, Duration::from_secs(90), async || {
             let conditions = servers
                 .get(&self.name)
                 .await?
@@ -286,7 +286,7 @@ impl Appliance {
     pub async fn hit(&self, text: &str) -> Result<()> {
         wait_until(
             &format!("a fault to hit a command with {text}"),
-            Duration::from_secs(30),
+            Duration::from_secs(90),
             async || {
                 ensure!(
                     self.commands()
@@ -421,7 +421,7 @@ impl Appliance {
         let kubectl = lab.kubectl();
         kubectl.run(&["delete", "storageclass", &self.name]).await?;
         // Its count of volumes, which keeps it, follows the last one in a moment.
-        wait_until("the RdsServer to be let go", Duration::from_secs(30), async || {
+        wait_until("the RdsServer to be let go", Duration::from_secs(90), async || {
             kubectl.run(&["delete", "rdsserver", &self.name, "--timeout=30s"]).await
         })
         .await?;

@@ -129,7 +129,7 @@ pub async fn install(kubectl: &Kubectl) -> Result<Manifests> {
     let manifests = Manifests::render(kubectl, SHIPPED).await?;
     // Objects of our own kinds may be part of it, and a CRD takes a moment to be served.
     let what = format!("{SHIPPED} to be accepted");
-    wait_until(&what, Duration::from_secs(20), async || {
+    wait_until(&what, Duration::from_secs(60), async || {
         kubectl.run(&["apply", "-k", SHIPPED]).await
     })
     .await?;
@@ -138,7 +138,7 @@ pub async fn install(kubectl: &Kubectl) -> Result<Manifests> {
         .of_kind("CustomResourceDefinition")
         .filter_map(|crd| crd["metadata"]["name"].as_str());
     let crds: Vec<&str> = crds.collect();
-    wait_until("the API to serve our kinds", Duration::from_secs(20), async || {
+    wait_until("the API to serve our kinds", Duration::from_secs(60), async || {
         let group = format!("--api-group={}", rds_crds::names::DOMAIN);
         let served = kubectl.run(&["api-resources", &group, "-o", "name"]).await?;
         let missing: Vec<_> = crds

@@ -18,7 +18,7 @@ use crate::{tools, wait_until};
 /// The container of the operator in the manifests.
 pub const OPERATOR: &str = "rds-operator";
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(60);
 
 /// A running replica. Dropping it is SIGKILL for all of it.
 pub struct Replica {

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 static WORLD: OnceCell<World> = OnceCell::const_new();
 
 const OPERATOR: &str = "--as=system:serviceaccount:rds-csi:rds-csi-controller";
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A cluster without operator, an appliance, no agents.
 struct World {

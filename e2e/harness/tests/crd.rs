@@ -71,7 +71,7 @@ fn all_kinds_are_served_with_their_columns_short_names_and_documentation() -> Re
         }
         kubectl.run(&["get", "rds"]).await.context("the category rds")?;
         // The OpenAPI document follows a CRD with some delay.
-        let explained = wait_until("kubectl explain rdsvolume.spec", Duration::from_secs(20), async || {
+        let explained = wait_until("kubectl explain rdsvolume.spec", Duration::from_secs(60), async || {
             kubectl.run(&["explain", "rdsvolume.spec"]).await
         })
         .await?;
@@ -358,7 +358,7 @@ fn d2_deletions_that_would_strand_a_volume_are_refused_with_the_right_way() -> R
             // A new policy takes a second or two to be in force.
             let refused = wait_until(
                 &format!("the deletion of {kind} {name} to be refused"),
-                Duration::from_secs(20),
+                Duration::from_secs(60),
                 async || kubectl.refused(&["delete", kind, name, "--dry-run=server"], None).await,
             )
             .await?;

@@ -45,7 +45,7 @@ async fn ready(name: &str) -> Result<Cluster> {
         ["crd", "rdsvolumes.rds.csi.srvlab.io"],
     ] {
         let [kind, object] = target;
-        wait_until(&format!("the policy on {kind}"), Duration::from_secs(30), async || {
+        wait_until(&format!("the policy on {kind}"), Duration::from_secs(60), async || {
             kubectl
                 .refused(&["delete", kind, object, "-n", "rds-csi", DRY], None)
                 .await
@@ -282,7 +282,7 @@ fn the_keys_of_an_appliance_stay_while_a_server_names_them() -> Result<()> {
             "confirm-delete=keyed",
         ];
         // The API server's own cache of RdsServers lags a moment.
-        wait_until("the new RdsServer to count", Duration::from_secs(10), async || {
+        wait_until("the new RdsServer to count", Duration::from_secs(60), async || {
             refused(kubectl, &[&target[..], &[DRY]].concat(), &words).await
         })
         .await?;

@@ -45,7 +45,7 @@ async fn versions(lab: &Lab) -> Result<BTreeSet<(String, Option<String>)>> {
 async fn counted(lab: &Lab, server: &str, volumes: usize) -> Result<()> {
     wait_until(
         "the RdsServer to count its volumes",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         async || {
             let server = kube::Api::<RdsServer>::all(lab.cluster.client()).get(server).await?;
             let told = server.status.and_then(|s| s.volumes);

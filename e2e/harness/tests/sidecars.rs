@@ -8,7 +8,7 @@ use e2e::process::{Process, command};
 use e2e::{Cluster, lab, noop, wait_until};
 use serde_json::json;
 
-const SOON: Duration = Duration::from_secs(40);
+const SOON: Duration = Duration::from_secs(120);
 
 #[test]
 fn b86_flags_and_rights_of_the_provisioner_agree() -> Result<()> {

@@ -81,7 +81,7 @@ impl Target {
         let kubectl = lab.kubectl();
         kubectl.run(&["delete", "storageclass", name]).await?;
         // Its count of volumes, which keeps it, follows the last one in a moment.
-        wait_until("the RdsServer to be let go", Duration::from_secs(30), async || {
+        wait_until("the RdsServer to be let go", Duration::from_secs(90), async || {
             kubectl.run(&["delete", "rdsserver", name, "--timeout=30s"]).await
         })
         .await?;

@@ -239,7 +239,7 @@ async fn start() -> Result<World> {
         (User("admin"), delete(&attachment("a1"))),
     ] {
         let what = format!("the policy on {} {}", call.method, call.path);
-        wait_until(&what, Duration::from_secs(30), async || {
+        wait_until(&what, Duration::from_secs(60), async || {
             match world.ask(who, &call).await {
                 Ok(answer) => bail!("it passed: {answer}"),
                 Err(_) => Ok(()),

@@ -45,7 +45,7 @@ pub(crate) fn connect(nqn: &str, address: &str, port: u16) -> Result<String> {
 
 /// Waits for the disk of a subsystem that is connected, and gives its device node.
 pub(crate) fn disk(nqn: &str) -> Result<PathBuf> {
-    until(&format!("a disk of {nqn}"), Duration::from_secs(10), || {
+    until(&format!("a disk of {nqn}"), Duration::from_secs(60), || {
         for subsystem in list("/sys/class/nvme-subsystem")? {
             if attribute(&subsystem.join("subsysnqn")) != nqn {
                 continue;

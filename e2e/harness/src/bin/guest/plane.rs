@@ -29,7 +29,7 @@ use e2e::supervisor::Supervised;
 pub(crate) const SERVER: &str = "default";
 
 /// Emulated processors, and a control plane that shares them.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 /// Where kubelet would stage and publish.
 pub(crate) const KUBELET: &str = "/var/lib/kubelet";

@@ -328,7 +328,7 @@ fn target_reboots(rig: &Rig, plane: &Plane) -> Result<()> {
     e2e::run(rig.sim.reboot());
     put(&folder, "meanwhile", 17)?;
     rig.sim.knobs(|knobs| *knobs = routeros_sim::Knobs::default());
-    until("the session to be live again", Duration::from_secs(30), || {
+    until("the session to be live again", Duration::from_secs(60), || {
         let states = fabric::states(&volume.nqn()?)?;
         ensure!(states == ["live"], "it is {states:?}");
         Ok(())

@@ -12,7 +12,7 @@ use crate::fabric;
 use crate::rig::{Rig, TARGET, until};
 
 /// For what an initiator does by itself: two attempts to connect again.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A disk of 64 MiB on the appliance, and connected.
 struct Disk<'a> {

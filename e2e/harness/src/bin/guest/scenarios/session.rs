@@ -233,7 +233,7 @@ pub(super) fn live_without_disk(rig: &Rig) -> Result<()> {
         .join(&volume.nqn)
         .join("namespaces/1/enable");
     fs::write(&enable, "0")?;
-    until("the disk to go", Duration::from_secs(10), || {
+    until("the disk to go", Duration::from_secs(60), || {
         ensure!(kernel.disk(&volume.nqn)?.is_none());
         Ok(())
     })?;
@@ -270,7 +270,7 @@ pub(super) fn changed_live(rig: &Rig) -> Result<()> {
     );
     rig.ssh(&format!("/disk set [find slot=live] file-size={}", 96_u64 << 20))?;
     kernel.rescan(&volume.nqn)?;
-    until("the new size", Duration::from_secs(10), || {
+    until("the new size", Duration::from_secs(60), || {
         let now = kernel.disk(&volume.nqn)?.context("no disk")?;
         ensure!(now.size_bytes == 96 << 20 && now.sequence == disk.sequence, "{now:?}");
         Ok(())

@@ -36,7 +36,7 @@ fn used(kernel: &Kernel, nqn: &str, what: &str, word: &str) -> Result<()> {
 }
 
 fn unused(kernel: &Kernel, nqn: &str, after: &str) -> Result<()> {
-    until(&format!("{after} to end"), Duration::from_secs(10), || {
+    until(&format!("{after} to end"), Duration::from_secs(60), || {
         match kernel.in_use(nqn) {
             Use::Unused => Ok(()),
             other @ (Use::Used(_) | Use::Unknown(_)) => bail!("{other:?}"),
@@ -192,7 +192,7 @@ pub(super) fn hanging_umount(rig: &Rig) -> Result<()> {
     rig.cable(false)?;
     until_state(&kernel, nqn, "connecting", 20)?;
     let umount = Command::new("umount").arg(MOUNT).spawn()?;
-    until("the mount to leave the list", Duration::from_secs(10), || {
+    until("the mount to leave the list", Duration::from_secs(60), || {
         ensure!(!fs::read_to_string("/proc/self/mountinfo")?.contains(MOUNT));
         Ok(())
     })?;
@@ -231,7 +231,7 @@ pub(super) fn killed_writer(rig: &Rig) -> Result<()> {
     ))?;
     let id = writer.id();
     let ends = std::thread::spawn(move || end(writer));
-    until("the writer to be past its descriptors", Duration::from_secs(10), || {
+    until("the writer to be past its descriptors", Duration::from_secs(60), || {
         let open = fs::read_dir(format!("/proc/{id}/fd")).map(Iterator::count).unwrap_or(0);
         ensure!(open == 0, "{open} open");
         Ok(())
