@@ -211,6 +211,7 @@ where
                     feed.take(event);
                     if filled {
                         info!(kind, objects = feed.cache().count(), "cache filled");
+                        sample(&telemetry, feed.cache());
                         ready.set(true);
                     }
                     beat.beat();
@@ -227,12 +228,27 @@ where
                 if failed.is_none_or(|at| at.elapsed() > QUIET_IS_WELL) && feed.cache().is_synced() {
                     beat.beat();
                 }
-                let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-                telemetry.cached_objects.with_label_values(&[kind]).set(count(feed.cache().count()));
-                telemetry.malformed_objects.with_label_values(&[kind]).set(count(feed.cache().malformed().len()));
+                sample(&telemetry, feed.cache());
             }
         }
     }
+}
+
+/// What a cache holds, once it knows: before that its series is absent, for 0 would be invented (B82).
+fn sample<K: Kept>(telemetry: &Telemetry, cache: &Watched<K>) {
+    if !cache.is_synced() {
+        return;
+    }
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let kind = &[cache.kind()];
+    telemetry
+        .cached_objects
+        .with_label_values(kind)
+        .set(count(cache.count()));
+    telemetry
+        .malformed_objects
+        .with_label_values(kind)
+        .set(count(cache.malformed().len()));
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use e2e::appliance::Appliance;
 use e2e::claims::SOON;
 use e2e::lab::Options;
 use e2e::{Lab, wait_until};
@@ -59,6 +60,24 @@ async fn counted(lab: &Lab, server: &str, volumes: usize) -> Result<()> {
     .await
 }
 
+/// A new process counts what there is, not what it saw happen; and who reads its numbers asks the appliance nothing.
+async fn b82_b83_metrics_are_read_from_memory(lab: &Lab, appliance: &Appliance) -> Result<()> {
+    let commands = appliance.commands().len();
+    for _ in 0..50 {
+        let (_, text) = lab.replicas[0].get("/metrics").await?;
+        for line in [
+            format!("rds_csi_cached_objects{{kind=\"RdsVolume\"}} {VOLUMES}"),
+            "rds_csi_rds_connection_state{address=\"127.0.0.1\"} 1".to_owned(),
+        ] {
+            ensure!(text.contains(&line), "no `{line}` in\n{text}");
+        }
+    }
+    // The listing of the minute may have come meanwhile.
+    let asked = appliance.commands().len() - commands;
+    ensure!(asked <= 1, "{asked} commands for 50 readings");
+    Ok(())
+}
+
 #[test]
 fn a_restart_costs_one_listing_and_no_write_and_a_listing_wakes_only_whom_it_concerns() -> Result<()> {
     e2e::run(async {
@@ -105,6 +124,7 @@ fn a_restart_costs_one_listing_and_no_write_and_a_listing_wakes_only_whom_it_con
         let often: Vec<_> = passes(&lab, begin).into_iter().filter(|(_, n)| *n > 1).collect();
         ensure!(often.is_empty(), "more than one pass: {often:?}");
         ensure!(versions(&lab).await? == before, "volumes at rest were written to");
+        b82_b83_metrics_are_read_from_memory(&lab, &appliance).await?;
 
         // From here on a listing every other second.
         lab.replicas[0].restart_once_with(&[("INVENTORY_INTERVAL".to_owned(), "2s".to_owned())])?;
