@@ -1,5 +1,7 @@
 //! Documents name what the code names.
 
+use std::path::PathBuf;
+
 use rds_crds::names;
 use rds_crds::volume::CAS_STATUS_FIELDS;
 
@@ -64,36 +66,70 @@ fn policies_and_code_agree_on_names() {
     assert!(policies.contains(&format!("== '{}')", names::manager::OPERATOR)));
 }
 
+/// The checkout that is tested, wherever it was compiled.
+fn root() -> PathBuf {
+    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
+    PathBuf::from(here).parent().expect("a workspace").to_owned()
+}
+
+/// All Rust and YAML of the project, and where it stands.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut folders: Vec<_> = ["crds", "operator", "node-agent", "proto", "e2e", "config"]
+        .map(|f| root().join(f))
+        .into();
+    let mut all = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs" || e == "yaml") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                all.push((path, text));
+            }
+        }
+    }
+    all
+}
+
+/// A test that does not run proves nothing (R78). The programs that a plain `cargo test` leaves out are named by `make test`.
+#[test]
+fn b90_no_test_is_switched_off() {
+    let switch = concat!("#[", "ignore");
+    for (path, text) in sources() {
+        assert!(!text.contains(switch), "{} switches a test off", path.display());
+    }
+    let manifest = include_str!("../../e2e/harness/Cargo.toml");
+    let script = include_str!("../../e2e/test.sh");
+    let mut left_out = 0;
+    for target in manifest
+        .split("[[test]]")
+        .filter(|target| target.contains("test = false"))
+    {
+        let name = target.split('"').nth(1).expect("a name");
+        assert!(
+            script.contains(&format!("--test {name}")),
+            "e2e/test.sh leaves {name} out"
+        );
+        left_out += 1;
+    }
+    assert!(left_out > 0, "the search is broken");
+}
+
 /// Whoever reads `B42` in a test finds out what it means.
 #[test]
 fn every_number_that_is_cited_is_explained() {
     let page = include_str!("../../docs/requirements.md");
-    // The checkout that is tested, wherever it was compiled.
-    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
-    let root = std::path::Path::new(&here).parent().expect("a workspace");
-    let mut folders: Vec<_> = ["crds", "operator", "node-agent", "proto", "e2e", "config"]
-        .map(|f| root.join(f))
-        .into();
     let mut seen = 0;
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder)
-            .expect("a folder")
-            .map(|e| e.expect("an entry").path())
-        {
-            if entry.is_dir() {
-                folders.push(entry);
-            } else if entry.extension().is_some_and(|e| e == "rs" || e == "yaml") {
-                let text = std::fs::read_to_string(&entry).unwrap_or_default();
-                for number in numbers(&text) {
-                    seen += 1;
-                    let line = format!("| {number} | ");
-                    assert!(
-                        page.contains(&line),
-                        "{} cites {number}: add it to docs/requirements.md",
-                        entry.display()
-                    );
-                }
-            }
+    for (path, text) in sources() {
+        for number in numbers(&text) {
+            seen += 1;
+            let line = format!("| {number} | ");
+            assert!(
+                page.contains(&line),
+                "{} cites {number}: add it to docs/requirements.md",
+                path.display()
+            );
         }
     }
     assert!(seen > 50, "only {seen} citations found: the search is broken");
@@ -102,8 +138,6 @@ fn every_number_that_is_cited_is_explained() {
 /// A document that points nowhere is worse than none.
 #[test]
 fn what_the_requirements_point_to_exists() {
-    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the crate is");
-    let root = std::path::Path::new(&here).parent().expect("a workspace");
     let page = include_str!("../../docs/requirements.md");
     for pointer in page
         .split('`')
@@ -112,7 +146,7 @@ fn what_the_requirements_point_to_exists() {
         .filter(|p| p.contains('/') && p.contains(".rs"))
     {
         let (file, test) = pointer.split_once(": ").unwrap_or((pointer, ""));
-        let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        let text = std::fs::read_to_string(root().join(file)).unwrap_or_default();
         assert!(
             !text.is_empty(),
             "docs/requirements.md points to {file}, which is not there"
