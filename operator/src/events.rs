@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Client, Resource};
+use kube::{Api, Client, Resource};
 use rds_crds::condition::{find_condition, kind};
 use rds_crds::identity::is_canary;
 use rds_crds::names::ANNOTATION_RESET_BREAKER;
@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use crate::attachment::decide::Release;
 use crate::attachment::model::Refusal;
-use crate::attachment::{FenceMetrics, FenceResult, MigrationResult, TestResult, Turn, release_note};
+use crate::attachment::{AttachmentMetrics, FenceResult, MigrationResult, TestResult, Turn, release_note};
 use crate::report::News;
 use crate::volume::Change;
 
@@ -25,7 +25,7 @@ use crate::volume::Change;
 #[derive(Clone)]
 pub(crate) struct Announcer {
     queue: mpsc::Sender<(Event, ObjectReference)>,
-    fences: FenceMetrics,
+    attachments: AttachmentMetrics,
 }
 
 /// Posts events; one that cannot be posted is logged and forgotten.
@@ -33,6 +33,7 @@ pub(crate) struct Poster {
     client: Client,
     reporter: Reporter,
     said: HashMap<About, (String, Recorder)>,
+    attachments: AttachmentMetrics,
     queue: mpsc::Receiver<(Event, ObjectReference)>,
 }
 
@@ -41,6 +42,9 @@ type About = (Option<String>, String, Option<String>);
 
 /// Notes that are remembered.
 const NOTES: usize = 4096;
+
+/// What is posted on the claim too beside all warnings: rare, and nothing else in Kubernetes says it (K18).
+const FOR_CLAIMS: [&str; 3] = ["StaleAttachmentCleared", "MigrationStarted", "MigrationCompleted"];
 
 /// Events that may wait; more are dropped, as events are news and not state.
 const QUEUE: usize = 4096;
@@ -54,18 +58,22 @@ const WARNINGS: [&str; 4] = [
 ];
 
 impl Announcer {
-    pub(crate) fn new(client: Client, instance: &str, fences: FenceMetrics) -> (Self, Poster) {
+    pub(crate) fn new(client: Client, instance: &str, attachments: AttachmentMetrics) -> (Self, Poster) {
         let reporter = Reporter {
             controller: rds_crds::names::DOMAIN.to_owned(),
             instance: Some(instance.to_owned()),
         };
         let (sender, queue) = mpsc::channel(QUEUE);
         (
-            Self { queue: sender, fences },
+            Self {
+                queue: sender,
+                attachments: attachments.clone(),
+            },
             Poster {
                 client,
                 reporter,
                 said: HashMap::new(),
+                attachments,
                 queue,
             },
         )
@@ -124,7 +132,7 @@ impl Announcer {
     pub(crate) fn released(&self, volume: &RdsVolume, why: Release) {
         let type_ = match why {
             Release::NodeIsOff => {
-                self.fences.person(true);
+                self.attachments.person(true);
                 info!(target: "audit", volume = volume.metadata.name, what = "released without a cut: a person vouched that the node is off");
                 EventType::Warning
             }
@@ -139,18 +147,27 @@ impl Announcer {
         self.post_about(volume, EventType::Normal, "VolumeAttached", Some(node), note);
     }
 
+    /// A node that may be connected was not in the record of holders, and is again.
+    pub(crate) fn recalled(&self, volume: &RdsVolume, node: &str) {
+        self.attachments.recalled();
+        info!(target: "audit", volume = volume.metadata.name, node, what = "a holder was missing in the record");
+        let note = format!(
+            "node {node} may be connected and was missing in status.holders: it is recorded again. Nobody edits that list by hand; to \
+             release a node that is off use the annotation node-is-off"
+        );
+        self.post_about(volume, EventType::Warning, "HolderRecalled", Some(node), note);
+    }
+
     /// Somebody was told why it gets the volume not, or not yet.
     pub(crate) fn denied(&self, volume: &RdsVolume, why: Refusal, text: &str) {
         match why {
             Refusal::Conflict => self.post(volume, EventType::Warning, "AttachmentConflict", text.to_owned()),
-            Refusal::Handoff => self.fences.waited(),
-            Refusal::FencePending
-            | Refusal::MigrationLimit
-            | Refusal::MigrationOverdue
-            | Refusal::MigrationPolicy
-            | Refusal::AccessMode
-            | Refusal::VolumeNotReady
-            | Refusal::Deleting => {}
+            Refusal::MigrationLimit | Refusal::MigrationPolicy | Refusal::AccessMode => {
+                self.post(volume, EventType::Warning, "AttachmentRefused", text.to_owned());
+            }
+            Refusal::Handoff => self.attachments.waited(),
+            // These have an event of their own, once for all who wait.
+            Refusal::FencePending | Refusal::MigrationOverdue | Refusal::VolumeNotReady | Refusal::Deleting => {}
         }
     }
 
@@ -168,9 +185,9 @@ impl Announcer {
                 target,
                 seconds,
             } => {
-                self.fences.migration_took(*seconds);
+                self.attachments.migration_took(*seconds);
                 if !late {
-                    self.fences.migrated(MigrationResult::Success);
+                    self.attachments.migrated(MigrationResult::Success);
                 }
                 let note = format!("node {source} let go after {seconds} s: node {target} is the one writer");
                 (EventType::Normal, "MigrationCompleted", note)
@@ -180,9 +197,9 @@ impl Announcer {
                 target,
                 seconds,
             } => {
-                self.fences.migration_took(*seconds);
+                self.attachments.migration_took(*seconds);
                 if !late {
-                    self.fences.migrated(MigrationResult::Failed);
+                    self.attachments.migrated(MigrationResult::Failed);
                 }
                 let note = format!("node {target} let go after {seconds} s: node {source} stays the one writer");
                 (EventType::Warning, "MigrationFailed", note)
@@ -193,13 +210,13 @@ impl Announcer {
 
     /// A migration takes longer than it may.
     pub(crate) fn migration_overdue(&self, volume: &RdsVolume, note: &str) {
-        self.fences.migrated(MigrationResult::Timeout);
+        self.attachments.migrated(MigrationResult::Timeout);
         self.post(volume, EventType::Warning, "MigrationFailed", note.to_owned());
     }
 
     /// A person's word that a node is off was not believed.
     pub(crate) fn not_believed(&self, volume: &RdsVolume, why: &str) {
-        self.fences.person(false);
+        self.attachments.person(false);
         info!(target: "audit", volume = volume.metadata.name, what = "a person's word was refused", why);
         self.post(volume, EventType::Warning, "NodeIsOffRefused", why.to_owned());
     }
@@ -222,9 +239,9 @@ impl Announcer {
         if is_canary(volume) {
             return;
         }
-        self.fences.ended(FenceResult::Done);
+        self.attachments.ended(FenceResult::Done);
         if !node.is_empty() {
-            self.fences.cleared();
+            self.attachments.cleared();
             self.post(
                 volume,
                 EventType::Normal,
@@ -247,12 +264,13 @@ impl Announcer {
     pub(crate) fn fence_failed(&self, volume: &RdsVolume) {
         info!(target: "audit", volume = volume.metadata.name, what = "fence did not get on");
         if !is_canary(volume) {
-            self.fences.ended(FenceResult::Failed);
+            self.attachments.ended(FenceResult::Failed);
         }
     }
 
     /// The circuit breaker of the volume has turned.
     pub(crate) fn breaker(&self, volume: &RdsVolume, news: News, status: &CircuitBreakerStatus) {
+        self.attachments.breaker(news);
         let last = status.last_failure.as_deref().unwrap_or("not recorded");
         let (type_, reason, note) = match news {
             News::Opened => (
@@ -289,14 +307,14 @@ impl Announcer {
     /// A fence is owed and waits.
     pub(crate) fn fence_pending(&self, volume: &RdsVolume, note: &str) {
         info!(target: "audit", volume = volume.metadata.name, what = "fence withheld", note);
-        self.fences.ended(FenceResult::Withheld);
+        self.attachments.ended(FenceResult::Withheld);
         self.post(volume, EventType::Warning, kind::FENCE_PENDING, note.to_owned());
     }
 
     /// The self-test of fencing has begun, or has ended with this.
     pub(crate) fn self_test(&self, server: &RdsServer, result: TestResult, reason: Reason, note: &str) {
         info!(target: "audit", server = server.metadata.name, what = "self-test of fencing", %reason, note);
-        self.fences.tested(result);
+        self.attachments.tested(result);
         let type_ = match result {
             TestResult::Begun | TestResult::Proven => EventType::Normal,
             TestResult::Failed | TestResult::Inconclusive => EventType::Warning,
@@ -342,16 +360,12 @@ impl Announcer {
         type_: EventType,
         reason: &str,
         node: Option<&str>,
-        mut note: String,
+        note: String,
     ) {
-        // The API refuses notes over 1 KiB.
-        while note.len() > 1000 {
-            note.pop();
-        }
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            note: Some(note),
+            note: Some(cut(note)),
             action: "Reconcile".to_owned(),
             secondary: node.map(|name| ObjectReference {
                 api_version: Some("v1".to_owned()),
@@ -388,9 +402,60 @@ impl Poster {
     /// Runs until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         while let Some(Some((event, about))) = stop.run_until_cancelled(self.queue.recv()).await {
-            if let Err(error) = self.recorder(&event, &about).publish(&event, &about).await {
-                debug!(%error, reason = event.reason, "an event could not be posted");
+            self.publish(&event, &about).await;
+            if let Some(claim) = self.claim(&event, &about).await {
+                let volume = about.name.as_deref().unwrap_or_default();
+                let note = event.note.as_deref().unwrap_or_default();
+                let told = Event {
+                    note: Some(cut(format!("[{volume}] {note}"))),
+                    ..event
+                };
+                self.publish(&told, &claim).await;
             }
         }
     }
+
+    async fn publish(&mut self, event: &Event, about: &ObjectReference) {
+        match self.recorder(event, about).publish(event, about).await {
+            Ok(()) => self.attachments.posted(&event.reason),
+            Err(error) => debug!(%error, reason = event.reason, "an event could not be posted"),
+        }
+    }
+
+    /// The claim that this event concerns too. Users look at their claim, and may not see what is of cluster scope. It is found
+    /// through the PersistentVolume, which has the name of the RdsVolume; what has none concerns no claim (B84).
+    async fn claim(&self, event: &Event, about: &ObjectReference) -> Option<ObjectReference> {
+        if about.kind.as_deref() != Some("RdsVolume") || !for_claims(event) {
+            return None;
+        }
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volume = match volumes.get_opt(about.name.as_deref()?).await {
+            Ok(volume) => volume?,
+            Err(error) => {
+                debug!(%error, reason = event.reason, "an event could not be posted on the claim");
+                return None;
+            }
+        };
+        let claim = volume.spec?.claim_ref?;
+        Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("PersistentVolumeClaim".to_owned()),
+            namespace: claim.namespace,
+            name: claim.name,
+            uid: claim.uid,
+            ..ObjectReference::default()
+        })
+    }
+}
+
+fn for_claims(event: &Event) -> bool {
+    matches!(event.type_, EventType::Warning) || FOR_CLAIMS.contains(&event.reason.as_str())
+}
+
+/// The API refuses notes over 1 KiB.
+fn cut(mut note: String) -> String {
+    while note.len() > 1000 {
+        note.pop();
+    }
+    note
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::attachment::FenceMetrics;
+use crate::attachment::AttachmentMetrics;
 use crate::config::Config;
 use crate::events::Announcer;
 use crate::routeros::{ClusterId, RouterosMetrics};
@@ -39,8 +39,8 @@ pub struct Setup {
     pub config: Arc<Config>,
     /// Metrics of the management connections.
     pub metrics: RouterosMetrics,
-    /// Series about fences.
-    pub fences: FenceMetrics,
+    /// Series about attachments, and about what was posted as events.
+    pub attachments: AttachmentMetrics,
     /// The other series.
     pub telemetry: Telemetry,
     /// Client for the Lease alone, with timeouts shorter than the Lease: an API server that does not answer must not
@@ -169,7 +169,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         world,
         config,
         metrics,
-        fences,
+        attachments,
         telemetry,
         ..
     } = setup;
@@ -180,7 +180,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         return Ok(());
     }
     let fleet = Arc::new(Fleet::default());
-    let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity(), fences.clone());
+    let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity(), attachments.clone());
     let (triggers, triggered) = mpsc::unbounded_channel();
     let rounds = attachment::Rounds {
         world: world.clone(),
@@ -188,7 +188,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         fleet: fleet.clone(),
         triggers: triggers.clone(),
         telemetry,
-        fences,
+        metrics: attachments,
         every: config.attachment_reconcile_interval,
     };
     let servers = server::Context {

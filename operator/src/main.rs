@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use csi_proto::server::socket::bind;
 use kube::Client;
-use rds_operator::attachment::FenceMetrics;
+use rds_operator::attachment::AttachmentMetrics;
 use rds_operator::config::Config;
 use rds_operator::csi::{Csi, SOCKET_MODE, Settings};
 use rds_operator::health::{self, Health};
@@ -106,7 +106,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         world: world.clone(),
         config: Arc::new(config.clone()),
         metrics,
-        fences: FenceMetrics::new(telemetry.registry())?,
+        attachments: AttachmentMetrics::new(&telemetry)?,
         telemetry: telemetry.clone(),
         lease_client,
     };

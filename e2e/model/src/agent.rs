@@ -77,7 +77,7 @@ pub(crate) fn look(model: &Protocol, world: &mut World, machine: u8) -> Option<V
                     generation,
                 })
         }
-        Operator::Nothing | Operator::Refused(_) | Operator::Withdrawn => false,
+        Operator::Nothing | Operator::Refused(_) | Operator::Withdrawn | Operator::Vouched => false,
     };
     let older = attachment
         .intent
@@ -146,7 +146,7 @@ pub(crate) fn act(model: &Protocol, world: &mut World, view: &View) {
     write(world, view, step);
     let me = &mut world.machines[usize::from(view.machine)];
     match step {
-        Do::Connect(nqn) => me.connecting = Some(nqn),
+        Do::Connect(nqn) => (me.connecting, me.reads) = (Some(nqn), view.attachment.reads),
         Do::Intend(_) if model.wrong(Mutation::ConnectFromCache) => {
             if let Operator::Admitted(_, nqn) = view.attachment.said {
                 me.connecting = Some(nqn);
@@ -258,7 +258,7 @@ fn seen(view: &View) -> Seen {
                     generation: u32::from(generation),
                 }),
                 Operator::Withdrawn => Admission::Withdrawn,
-                Operator::Nothing | Operator::Refused(_) => Admission::None,
+                Operator::Nothing | Operator::Refused(_) | Operator::Vouched => Admission::None,
             },
             said: Said {
                 intent,

@@ -10,11 +10,11 @@ use rds_crds::volume::{AccessMode, Role};
 use rds_operator::attachment::admit::admit;
 use rds_operator::attachment::decide::{AttachmentView, Did, Licence, Said, Seen, Step, decide};
 use rds_operator::attachment::model::{Ask, FenceView, HolderView, Standing, Verdict, VolumeView, Word};
-use rds_operator::attachment::standing::{NodeFacts, Pulse, replaced, standing, word};
+use rds_operator::attachment::standing::{NodeFacts, Pulse, may_be_connected, replaced, standing, word};
 use rds_operator::attachment::vouch::{Named, Vouch, judge};
 
 use crate::record::{role, text};
-use crate::world::{Attachment, Holder, Node, Record, Said as Stored, Snapshot, World};
+use crate::world::{Attachment, Holder, Intent, Node, Record, Said as Stored, Snapshot, World};
 use crate::{Mutation, Protocol};
 
 /// All that the decision depends on.
@@ -24,7 +24,11 @@ pub(crate) struct Look {
     attachments: Vec<Attachment>,
     /// For each of them: its machine has recorded that it is connected, read live where another one of its node holds.
     vouches: Vec<bool>,
+    /// For each of them: its machine may be connected, read live, and no holder has its UID.
+    unrecorded: Vec<bool>,
     owed: bool,
+    /// The NQN in the volume's status.
+    nqn: u8,
     /// A person's word that this boot of that machine of that node is off.
     off: Option<(u8, u8, u8)>,
     /// For each holder: its attachment, its Node, and whether a VolumeAttachment wants it, read live where the cache is not good
@@ -34,6 +38,7 @@ pub(crate) struct Look {
     did: Option<Did>,
     cut_now: Option<u8>,
     shared: bool,
+    readers: bool,
     proven: bool,
     mutation: Option<Mutation>,
 }
@@ -45,6 +50,8 @@ pub(crate) enum Do {
     Refuse,
     Succeed(u8, u8),
     Withdraw(u8),
+    Vouch(u8),
+    Recall(Holder),
     Release(u8),
     Admit(Holder),
     Grant(u8),
@@ -85,16 +92,38 @@ pub(crate) fn look(model: &Protocol, world: &World, caches: &Snapshot, record: R
         let live = world.attachments.get(i).is_some_and(claims);
         claims(a) && (live || !record.holders.iter().any(other))
     });
+    let may_be = |a: &Attachment, node: &Node| {
+        let intent = a.intent.map(intent_of);
+        let vouched = a.said == Stored::Vouched;
+        let generation = u32::from(record.generation);
+        !a.gone
+            && may_be_connected(
+                intent.as_ref(),
+                generation,
+                a.disconnected,
+                vouched,
+                &facts(node, same_id),
+            )
+    };
+    let unrecorded = caches.attachments.iter().enumerate().map(|(i, a)| {
+        let recorded = record.holders.iter().any(|h| usize::from(h.attachment) == i);
+        let live = || world.attachments.get(i).is_some_and(|a| may_be(a, &world.node(a.node)));
+        !recorded && may_be(a, &caches.nodes[usize::from(a.node)]) && live()
+    });
+    let blind = model.wrong(Mutation::BelieveTheRecord);
     Look {
+        unrecorded: unrecorded.map(|yes| yes && !blind).collect(),
         holders: holders.collect(),
         vouches: vouches.collect(),
         owed: world.owed,
+        nqn: caches.nqn,
         off: world.off,
         attachments: caches.attachments.clone(),
         ready: world.target.token == record.generation && world.target.exported == Some(caches.nqn) && !record.blank,
         did,
         cut_now: world.cut_now,
         shared: model.shared,
+        readers: model.readers,
         proven: model.proven,
         mutation: model.mutation,
         record,
@@ -115,17 +144,21 @@ impl Look {
     fn step(&self) -> Do {
         let id = |text: &str| text.parse::<u8>().unwrap_or(u8::MAX);
         let some = |text: &str| text.parse::<u8>().ok();
+        let held = |ask: &Ask, role| Holder {
+            node: id(&ask.node),
+            attachment: id(&ask.attachment),
+            second: role == Role::MigrationTarget,
+            reads: role == Role::Reader,
+        };
         match decide(&self.seen()) {
             Step::Rest(owed) => Do::Rest(owed.is_some()),
             Step::RefuseVouch(_) => Do::Refuse,
             Step::Succeed(old, new) => Do::Succeed(id(&old), id(&new)),
             Step::Withdraw(a) => Do::Withdraw(id(&a)),
+            Step::Vouch(a) => Do::Vouch(id(&a)),
+            Step::Recall(ask, role) => Do::Recall(held(&ask, role)),
             Step::Release(a, _) => Do::Release(id(&a)),
-            Step::Admit(ask, role, _) => Do::Admit(Holder {
-                node: id(&ask.node),
-                attachment: id(&ask.attachment),
-                second: role == Role::MigrationTarget,
-            }),
+            Step::Admit(ask, role, _) => Do::Admit(held(&ask, role)),
             Step::Grant(a) => Do::Grant(id(&a)),
             Step::Deny(a, why, _) => Do::Deny(id(&a), why.word()),
             Step::Forget(a) => Do::Forget(id(&a)),
@@ -185,7 +218,10 @@ impl Look {
             ready: self.ready,
             deleting: record.deletion,
             block: self.shared,
-            access_modes: vec![self.mode()],
+            access_modes: match self.readers {
+                true => vec![self.mode(), AccessMode::ReadOnlyMany],
+                false => vec![self.mode()],
+            },
             generation: u32::from(record.generation),
             holders: holders
                 .map(|(h, (object, node, wanted))| self.holder(h, *object, node, *wanted))
@@ -226,14 +262,22 @@ impl Look {
         let ask = Ask {
             node: a.node.to_string(),
             attachment: uid.to_string(),
-            mode: self.mode(),
-            read_only: false,
+            mode: match a.reads {
+                true => AccessMode::ReadOnlyMany,
+                false => self.mode(),
+            },
+            read_only: a.reads,
             same_vm: None,
         };
         let said = match a.said {
             Stored::Nothing => Said::Nothing,
-            Stored::Admitted(generation, _) => Said::Admitted(u32::from(generation)),
+            // Told something else with it than the volume records, it is told again.
+            Stored::Admitted(generation, nqn) => Said::Admitted(match nqn == self.nqn {
+                true => u32::from(generation),
+                false => 0,
+            }),
             Stored::Withdrawn => Said::Withdrawn,
+            Stored::Vouched => Said::Vouched,
             // Only the word is kept; the text is what would be said with it now.
             Stored::Refused(word) => match admit(&ask, volume, Timestamp::UNIX_EPOCH) {
                 Verdict::Refuse(why, text) if why.word() == word => Said::Refused(word.to_owned(), text),
@@ -247,6 +291,7 @@ impl Look {
             deleting: a.deleting,
             said,
             vouches: self.vouches.get(uid).copied().unwrap_or(false),
+            unrecorded: self.unrecorded.get(uid).copied().unwrap_or(false),
         }
     }
 
@@ -256,15 +301,7 @@ impl Look {
             true => "m".to_owned(),
             false => machine.to_string(),
         };
-        let facts = NodeFacts {
-            gone_for: None,
-            ready: node.online,
-            out_of_service: node.tainted,
-            uid: "n".to_owned(),
-            boot_id: format!("{}-{}", node.machine, node.boot),
-            system_uuid: id(node.machine),
-            machine_id: id(node.machine),
-        };
+        let facts = facts(node, id);
         let intent = object.and_then(|a| a.intent).map(|i| attachment::Intent {
             boot_id: format!("{}-{}", i.machine, i.boot),
             system_uuid: id(i.machine),
@@ -292,12 +329,38 @@ impl Look {
         HolderView {
             node: holder.node.to_string(),
             attachment: holder.attachment.to_string(),
-            role: role(holder.second),
+            role: role(holder),
             standing: is,
             word: said,
             // Who begins to use it has said so before, and nobody new begins while a fence is owed.
             unpublished: object.is_some_and(|a| a.unused) && self.owed,
         }
+    }
+}
+
+fn same_id(machine: u8) -> String {
+    machine.to_string()
+}
+
+fn facts(node: &Node, id: impl Fn(u8) -> String) -> NodeFacts {
+    NodeFacts {
+        gone_for: None,
+        ready: node.online,
+        out_of_service: node.tainted,
+        uid: "n".to_owned(),
+        boot_id: format!("{}-{}", node.machine, node.boot),
+        system_uuid: id(node.machine),
+        machine_id: id(node.machine),
+    }
+}
+
+fn intent_of(intent: Intent) -> attachment::Intent {
+    attachment::Intent {
+        boot_id: format!("{}-{}", intent.machine, intent.boot),
+        system_uuid: same_id(intent.machine),
+        machine_id: same_id(intent.machine),
+        node_uid: "n".to_owned(),
+        generation: u32::from(intent.generation),
     }
 }
 

@@ -71,6 +71,10 @@ pub(crate) fn pass(model: &Protocol, world: &mut World, i: u8, old_volume: bool)
     match eyes::decided(&look) {
         Do::Rest(owed) => world.owed = owed,
         Do::Withdraw(a) => say(world, a, Said::Withdrawn),
+        Do::Vouch(a) => say(world, a, Said::Vouched),
+        Do::Recall(holder) => {
+            swap(model, world, record, &Swap::Admit(holder));
+        }
         Do::Grant(a) => say(world, a, Said::Admitted(record.generation, caches.nqn)),
         Do::Deny(a, why) => say(world, a, Said::Refused(why)),
         Do::Forget(a) => {
@@ -128,7 +132,12 @@ fn swap(model: &Protocol, world: &mut World, read: &Record, swap: &Swap) -> bool
 
 /// The holders beside whom somebody was just admitted, on fresh reads, have to be alive.
 fn entered(world: &mut World, newcomer: u8) {
+    let reads = world.attachments[usize::from(newcomer)].reads;
     let well = |h: &crate::world::Holder| {
+        // A reader that is lost writes nothing: readers may join it.
+        if reads && h.reads {
+            return true;
+        }
         let node = world.node(h.node);
         let going = world.attachments[usize::from(h.attachment)];
         node.online && !node.tainted && !going.deleting && !going.gone

@@ -52,6 +52,8 @@ pub enum Mutation {
     BootIdAlone,
     /// An agent takes the intent of another machine of its node's name for its own.
     TrustTheName,
+    /// Who is not in the record of holders counts as gone, whatever its agent has said.
+    BelieveTheRecord,
 }
 
 /// Kinds of faults and of wishes: each has a budget.
@@ -89,11 +91,13 @@ pub enum Kind {
     NodeIsOff,
     /// A person removes an attachment's object, finalizer and all.
     Force,
+    /// A person empties the record of holders, or writes `Admitted=True` on an attachment.
+    Edit,
 }
 
 impl Kind {
     /// How many there are.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 17;
 }
 
 /// The bounds of an exploration.
@@ -103,6 +107,8 @@ pub struct Protocol {
     pub name: &'static str,
     /// Raw block with ReadWriteMany, so that migrations may begin; otherwise ReadWriteOnce.
     pub shared: bool,
+    /// ReadOnlyMany beside it: nodes may ask only to read.
+    pub readers: bool,
     /// Pods begin and end to use the volume.
     pub pods: bool,
     /// Attachments that are made altogether.
@@ -130,6 +136,8 @@ impl Protocol {
 pub enum Action {
     /// ControllerPublish for this node.
     Publish(u8),
+    /// The same, only to read.
+    PublishToRead(u8),
     /// ControllerUnpublish: the deletion of the attachment is requested.
     Unpublish(usize),
     /// The same, where somebody has removed the attachment's object.
@@ -168,6 +176,10 @@ pub enum Action {
     NodeIsOff(u8),
     /// A person removes an attachment's object, finalizer and all.
     Force(usize),
+    /// A person empties the record of holders.
+    EmptyHolders,
+    /// A person writes on an attachment that it is admitted.
+    Flip(usize),
 }
 
 impl Action {
@@ -184,7 +196,9 @@ impl Action {
             Self::FenceNow(_) => Kind::FenceNow,
             Self::NodeIsOff(_) => Kind::NodeIsOff,
             Self::Force(_) => Kind::Force,
+            Self::EmptyHolders | Self::Flip(_) => Kind::Edit,
             Self::Publish(_)
+            | Self::PublishToRead(_)
             | Self::Unpublish(_)
             | Self::Unwant(_)
             | Self::Pass(_)
@@ -229,6 +243,9 @@ impl Protocol {
             let first = world.attachments.is_empty() && node > 0;
             if world.attachments.len() < self.attachments && world.named(node).is_none() && !first && !world.wishes.0 {
                 actions.push(Action::Publish(node));
+                if self.readers {
+                    actions.push(Action::PublishToRead(node));
+                }
             }
         }
         for (node, wanted) in (0u8..).zip(world.wanted) {
@@ -268,6 +285,18 @@ impl Protocol {
             let there = world.attachments.iter().enumerate().filter(|(_, a)| !a.gone);
             actions.extend(there.map(|(i, _)| Action::Force(i)));
         }
+        if world.may(Kind::Edit) {
+            if !world.record.holders.is_empty() {
+                actions.push(Action::EmptyHolders);
+            }
+            let admitted = |a: &Attachment| matches!(a.said, Said::Admitted(..));
+            let there = world
+                .attachments
+                .iter()
+                .enumerate()
+                .filter(|(_, a)| !a.gone && !admitted(a));
+            actions.extend(there.map(|(i, _)| Action::Flip(i)));
+        }
         if world.may(Kind::FenceNow) && world.cut_now.is_none() && world.owed {
             actions.extend((0..2).map(Action::FenceNow));
         }
@@ -278,10 +307,11 @@ impl Protocol {
             world.spend(kind);
         }
         match *action {
-            Action::Publish(node) => {
+            Action::Publish(node) | Action::PublishToRead(node) => {
                 world.wanted[usize::from(node)] = true;
                 world.attachments.push(Attachment {
                     node,
+                    reads: matches!(action, Action::PublishToRead(_)),
                     ..Attachment::default()
                 });
             }
@@ -292,6 +322,14 @@ impl Protocol {
             }
             Action::Unwant(node) => world.wanted[usize::from(node)] = false,
             Action::Force(i) => world.attachments[i].remove(),
+            Action::EmptyHolders => {
+                world.record.holders.clear();
+                world.edited = true;
+            }
+            Action::Flip(i) => {
+                let (generation, nqn) = (world.record.generation, world.nqn);
+                world.attachments[i].said = Said::Admitted(generation, nqn);
+            }
             Action::Pass(i) => leader::pass(self, world, i, false),
             Action::PassOnOldVolume(i) => leader::pass(self, world, i, true),
             Action::CachesFallBehind(i) | Action::NodesFallBehind(i) => {

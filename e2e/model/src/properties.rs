@@ -20,7 +20,7 @@ pub const SAFETY: [&str; 8] = [
 ];
 
 /// Must be reached somewhere, or the exploration shows nothing.
-pub const REACHED: [&str; 7] = [
+pub const REACHED: [&str; 9] = [
     "a node connects",
     "a lost node is cut and another one connects",
     "two nodes write in a migration",
@@ -28,6 +28,8 @@ pub const REACHED: [&str; 7] = [
     "a peer defers a fence",
     "a toggled export is used again",
     "a lost record is closed by a cut of everybody",
+    "two nodes read, and none writes",
+    "a holder that was taken out by hand is recorded again",
 ];
 
 /// How many states one is that is left alone, to see how it ends.
@@ -35,7 +37,17 @@ const SAMPLE: u64 = 32;
 
 pub(crate) fn all() -> Vec<Property<Protocol>> {
     let [i3, i4, enters, token, peer, ended, use_, end] = SAFETY;
-    let [connects, fenced, two, rebooted, deferred, toggled, closed] = REACHED;
+    let [
+        connects,
+        fenced,
+        two,
+        rebooted,
+        deferred,
+        toggled,
+        closed,
+        read,
+        recalled,
+    ] = REACHED;
     vec![
         Property::always(i3, |model: &Protocol, world: &World| one_writer(model, world)),
         Property::always(i4, |_, world: &World| recorded(world)),
@@ -62,6 +74,12 @@ pub(crate) fn all() -> Vec<Property<Protocol>> {
         Property::sometimes(closed, |_, world: &World| {
             world.record.fence.is_some_and(|f| f.node.is_none() && f.cut)
         }),
+        Property::sometimes(read, |_, world: &World| {
+            world.users().len() > 1 && world.writers().is_empty()
+        }),
+        Property::sometimes(recalled, |_, world: &World| {
+            world.edited && world.users().len() == 1 && recorded_now(world)
+        }),
         Property::sometimes(toggled, |_, world: &World| {
             world.nqn == 1 && world.record.generation > 1 && !world.target.sessions.is_empty()
         }),
@@ -69,12 +87,16 @@ pub(crate) fn all() -> Vec<Property<Protocol>> {
 }
 
 fn one_writer(model: &Protocol, world: &World) -> bool {
+    // Who reads must not see half of what another one writes.
+    if model.readers && !world.writers().is_empty() {
+        return world.users().len() == 1;
+    }
     match world.writers().as_slice() {
         [] | [_] => true,
         [a, b] if model.shared => {
             let [a, b] = [a, b].map(|m| world.machines[usize::from(*m)].node);
             let holds = |node| world.record.holders.iter().any(|h| h.node == node);
-            a != b && (unknown(world) || (holds(a) && holds(b)))
+            a != b && (unknown(world) || world.edited || (holds(a) && holds(b)))
         }
         _ => false,
     }
@@ -85,12 +107,15 @@ fn unknown(world: &World) -> bool {
     world.record.unknown || world.record.blank || world.record.generation < world.target.token
 }
 
+fn recorded_now(world: &World) -> bool {
+    world.users().iter().all(|m| {
+        let node = world.machines[usize::from(*m)].node;
+        world.record.holders.iter().any(|h| h.node == node)
+    })
+}
+
 fn recorded(world: &World) -> bool {
-    unknown(world)
-        || world.writers().iter().all(|m| {
-            let node = world.machines[usize::from(*m)].node;
-            world.record.holders.iter().any(|h| h.node == node)
-        })
+    unknown(world) || world.edited || recorded_now(world)
 }
 
 fn sampled(world: &World) -> bool {
@@ -148,6 +173,7 @@ fn round(model: &Protocol, world: &mut World) -> bool {
             Action::Pass(_) => true,
             Action::At(_, event) => event.goes_on(),
             Action::Publish(_)
+            | Action::PublishToRead(_)
             | Action::Unpublish(_)
             | Action::Unwant(_)
             | Action::PassOnOldVolume(_)
@@ -164,7 +190,9 @@ fn round(model: &Protocol, world: &mut World) -> bool {
             | Action::Delete
             | Action::FenceNow(_)
             | Action::NodeIsOff(_)
-            | Action::Force(_) => false,
+            | Action::Force(_)
+            | Action::EmptyHolders
+            | Action::Flip(_) => false,
         };
         if goes_on && let Some(next) = model.next_state(world, action) {
             *world = next;

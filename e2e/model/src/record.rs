@@ -52,10 +52,10 @@ fn change(record: &Record, swap: &Swap) -> Change {
                 node: holder.node.to_string(),
                 attachment: holder.attachment.to_string(),
                 mode: volume::AccessMode::ReadWriteOnce,
-                read_only: false,
+                read_only: holder.reads,
                 same_vm: None,
             };
-            Change::Admit(ask, role(holder.second))
+            Change::Admit(ask, role(holder))
         }
         Swap::Succeed(old, new) => Change::Succeed(old.to_string(), new.to_string()),
         Swap::Release(attachment) => Change::Release(attachment.to_string()),
@@ -74,8 +74,12 @@ pub(crate) fn text(id: Option<u8>) -> String {
     id.map(|id| id.to_string()).unwrap_or_default()
 }
 
-pub(crate) fn role(second: bool) -> Role {
-    if second { Role::MigrationTarget } else { Role::Primary }
+pub(crate) fn role(holder: &Holder) -> Role {
+    match (holder.reads, holder.second) {
+        (true, _) => Role::Reader,
+        (false, true) => Role::MigrationTarget,
+        (false, false) => Role::Primary,
+    }
 }
 
 /// Without it nothing is ever written, and nothing is reached.
@@ -95,7 +99,7 @@ fn store(record: &Record) -> Option<RdsVolume> {
             .map(|h| Stored {
                 node: h.node.to_string(),
                 attachment_uid: h.attachment.to_string(),
-                role: role(h.second),
+                role: role(h),
                 since: now.clone(),
             })
             .collect(),
@@ -137,6 +141,7 @@ fn load(volume: &RdsVolume, before: &Record) -> Record {
                     node: id(&h.node)?,
                     attachment: id(&h.attachment_uid)?,
                     second: h.role == Role::MigrationTarget,
+                    reads: h.role == Role::Reader,
                 })
             })
             .collect(),

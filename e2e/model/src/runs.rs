@@ -78,6 +78,7 @@ fn bounds(name: &'static str, budget: &[(Kind, u8)], faults: u8) -> Protocol {
     Protocol {
         name,
         shared: false,
+        readers: false,
         pods: false,
         attachments: 2,
         leaders: 2,
@@ -92,11 +93,12 @@ fn bounds(name: &'static str, budget: &[(Kind, u8)], faults: u8) -> Protocol {
 #[must_use]
 pub fn all(size: Size) -> Vec<Protocol> {
     use Kind::{
-        AgentDies, AgentStalls, CutOff, Delete, Exec, ExportLost, FenceNow, Force, Grow, LeaderDies, NodeIsOff,
+        AgentDies, AgentStalls, CutOff, Delete, Edit, Exec, ExportLost, FenceNow, Force, Grow, LeaderDies, NodeIsOff,
         OldCaches, Reboot, Replace, Restore, Taint,
     };
     let more = u8::from(size == Size::Large);
     let shared = |p: Protocol| Protocol { shared: true, ..p };
+    let readers = |p: Protocol| Protocol { readers: true, ..p };
     let pods = |p: Protocol| Protocol { pods: true, ..p };
     let alone = |p: Protocol| Protocol { leaders: 1, ..p };
     let unproven = |p: Protocol| Protocol { proven: false, ..p };
@@ -148,6 +150,16 @@ pub fn all(size: Size) -> Vec<Protocol> {
             &[(Force, 1), (CutOff, 1), (FenceNow, 1)],
             2 + more,
         )),
+        alone(bounds(
+            "a record edited by hand",
+            &[(Edit, 1), (CutOff, 1), (AgentStalls, 1), (NodeIsOff, 1)],
+            2 + more,
+        )),
+        readers(alone(bounds(
+            "readers",
+            &[(CutOff, 1), (Taint, 1), (OldCaches, 1)],
+            1 + more,
+        ))),
         unproven(alone(bounds(
             "no proof of a fence",
             &[(CutOff, 1), (NodeIsOff, 1), (Reboot, 1)],
@@ -163,7 +175,7 @@ pub fn all(size: Size) -> Vec<Protocol> {
 
 /// Where each seeded fault shows.
 fn seeded(mutation: Mutation) -> Protocol {
-    use Kind::{AgentStalls, CutOff, Exec, ExportLost, OldCaches, Reboot, Replace, Taint};
+    use Kind::{AgentStalls, CutOff, Edit, Exec, ExportLost, OldCaches, Reboot, Replace, Taint};
     let shared = |p: Protocol| Protocol { shared: true, ..p };
     let pods = |p: Protocol| Protocol { pods: true, ..p };
     let bounds = |budget, faults| bounds("seeded", budget, faults);
@@ -178,6 +190,7 @@ fn seeded(mutation: Mutation) -> Protocol {
         Mutation::BootIdWithoutIntent => alone(bounds(&[(Reboot, 1)], 1)),
         Mutation::ConnectFromCache => alone(bounds(&[(AgentStalls, 1)], 1)),
         Mutation::NewPodOnLivePeer => shared(pods(alone(bounds(&[(Taint, 1)], 1)))),
+        Mutation::BelieveTheRecord => alone(bounds(&[(Edit, 1)], 1)),
         Mutation::BootIdAlone | Mutation::TrustTheName => alone(bounds(&[(CutOff, 1), (Replace, 1)], 2)),
     };
     Protocol {
@@ -188,7 +201,7 @@ fn seeded(mutation: Mutation) -> Protocol {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SkipVerify,
         Self::DropCompareAndSwap,
         Self::TrustStaleCache,
@@ -200,6 +213,7 @@ impl Mutation {
         Self::NewPodOnLivePeer,
         Self::BootIdAlone,
         Self::TrustTheName,
+        Self::BelieveTheRecord,
     ];
 }
 

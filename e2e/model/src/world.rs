@@ -33,6 +33,8 @@ pub struct Holder {
     pub attachment: u8,
     /// It came second.
     pub second: bool,
+    /// It only reads.
+    pub reads: bool,
 }
 
 /// A fence.
@@ -60,6 +62,8 @@ pub enum Said {
     Refused(&'static str),
     /// Not any more.
     Withdrawn,
+    /// Not any more, as a person vouches that the node is off.
+    Vouched,
 }
 
 /// An RdsAttachment.
@@ -67,6 +71,8 @@ pub enum Said {
 pub struct Attachment {
     /// Its node.
     pub node: u8,
+    /// Only to read.
+    pub reads: bool,
     /// Deletion requested.
     pub deleting: bool,
     /// The object is gone.
@@ -128,6 +134,8 @@ pub struct Machine {
     pub controllers: Vec<u8>,
     /// A connect in flight.
     pub connecting: Option<u8>,
+    /// What it connected last is read-only: the kernel lets nothing be written.
+    pub reads: bool,
     /// Pods that use the volume: bit 0 one of before, bit 1 a new one.
     pub pods: u8,
     /// Its agent stands still between reading and acting.
@@ -247,6 +255,8 @@ pub struct World {
     pub left: [u8; Kind::COUNT],
     /// Altogether.
     pub faults: u8,
+    /// A person has changed the record of holders by hand.
+    pub edited: bool,
     /// What has gone wrong.
     pub wrong: Wrong,
 }
@@ -297,6 +307,7 @@ impl World {
             leaders: vec![Leader::default(); model.leaders],
             left,
             faults: model.faults,
+            edited: false,
             wrong: Wrong::default(),
         }
     }
@@ -334,12 +345,20 @@ impl World {
         }
     }
 
-    /// Machines that can write now.
+    /// Machines with a live session.
     #[must_use]
-    pub fn writers(&self) -> Vec<u8> {
+    pub fn users(&self) -> Vec<u8> {
         let mut all: Vec<u8> = self.target.sessions.iter().map(|(machine, _)| *machine).collect();
         all.sort_unstable();
         all.dedup();
+        all
+    }
+
+    /// Those of them that can write now.
+    #[must_use]
+    pub fn writers(&self) -> Vec<u8> {
+        let mut all = self.users();
+        all.retain(|machine| !self.machines[usize::from(*machine)].reads);
         all
     }
 
@@ -359,6 +378,7 @@ impl Machine {
             knows: false,
             controllers: vec![],
             connecting: None,
+            reads: false,
             pods: 0,
             paused: None,
             late: None,

@@ -123,7 +123,7 @@ fn others(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Result<Admitted, (R
     }
     let migrates = ask.mode == AccessMode::ReadWriteMany && !ask.read_only && volume.block && !readers_only;
     if !migrates {
-        return Err((Refusal::Conflict, conflict(volume)));
+        return Err((Refusal::Conflict, conflict(ask, volume)));
     }
     if volume.holders.len() >= 2 {
         let nodes: Vec<&str> = volume.holders.iter().map(|h| h.node.as_str()).collect();
@@ -189,7 +189,7 @@ fn lost(name: &str, holder: &HolderView) -> String {
     )
 }
 
-fn conflict(volume: &VolumeView) -> String {
+fn conflict(ask: &Ask, volume: &VolumeView) -> String {
     let nodes: Vec<String> = volume
         .holders
         .iter()
@@ -199,9 +199,10 @@ fn conflict(volume: &VolumeView) -> String {
         })
         .collect();
     format!(
-        "Volume {} is attached to node {}. Delete the pod that uses it there first.",
+        "Volume {} is attached to node {} and cannot be attached to node {} too. Delete the pod that uses it there first.",
         volume.name,
-        nodes.join(", ")
+        nodes.join(", "),
+        ask.node
     )
 }
 

@@ -19,7 +19,7 @@ use crate::volume::{applied_part, explain_use, tell_holders};
 use super::admit::overdue;
 use super::decide::{Owed, Seen};
 use super::model::Refusal;
-use super::observe::{ADMITTED, Outside, WITHDRAWN};
+use super::observe::{ADMITTED, Outside, VOUCHED, WITHDRAWN};
 
 /// Crash points behind the writes.
 pub(crate) const WRITES: [&str; 6] = ["withdraw", "grant", "deny", "forget-attachment", "drop-word", "say-use"];
@@ -57,6 +57,15 @@ impl Store {
         self.say(outside, uid, Some(false), WITHDRAWN, "it is being detached", None)
             .await?;
         crash::after(WRITES[0]);
+        Ok(())
+    }
+
+    /// A person vouches that its node is off: that is said on the object before its holder goes, and nobody believes its agent's
+    /// last word any more.
+    pub(crate) async fn vouched(&self, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
+        let message = "a person vouches that the node is off";
+        self.say(outside, uid, Some(false), VOUCHED, message, None).await?;
+        crash::after("vouch");
         Ok(())
     }
 
@@ -143,6 +152,29 @@ impl Store {
             return Ok(());
         };
         self.release_object(&attachment).await
+    }
+
+    /// Puts our finalizer back: without it the object would be gone before its node has let go.
+    pub(crate) async fn protect(&self, attachment: &RdsAttachment) -> Result<(), ApiError> {
+        let all: Vec<&str> = attachment
+            .finalizers()
+            .iter()
+            .map(String::as_str)
+            .chain([FINALIZER])
+            .collect();
+        let patch = json!({"metadata": {
+            "uid": attachment.metadata.uid, "resourceVersion": attachment.metadata.resource_version, "finalizers": all,
+        }});
+        let params = PatchParams {
+            field_manager: Some(manager::OPERATOR.to_owned()),
+            ..PatchParams::default()
+        };
+        let name = attachment.name_any();
+        match self.attachments.patch(&name, &params, &Patch::Merge(&patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(ApiError::named(name, error)),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Drops our finalizer from the object as it was read; gone already is no error.

@@ -4,6 +4,7 @@
 //! is released only on its own final word, a proven reboot, or a fence that was read back (I4); admission comes last.
 
 use jiff::Timestamp;
+use rds_crds::volume::Role;
 
 use super::admit::admit;
 use super::model::{Ask, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
@@ -21,6 +22,9 @@ pub struct AttachmentView {
     /// Its agent has recorded for this very object that this machine is connected to the present generation. Where the record
     /// of holders has holes, that closes one: whoever is connected already adds no writer.
     pub vouches: bool,
+    /// Its node may be connected, by its own word for this very object, and no holder has its UID: somebody has changed the
+    /// record by hand.
+    pub unrecorded: bool,
 }
 
 /// What the status of an RdsAttachment says about admission.
@@ -34,6 +38,8 @@ pub enum Said {
     Refused(String, String),
     /// Not any more: it is being detached.
     Withdrawn,
+    /// Not any more, and a person vouches that its node is off: its own word of before counts no longer.
+    Vouched,
 }
 
 /// Whether a lost holder may be cut at the target now.
@@ -107,8 +113,12 @@ pub enum Step {
     /// Compare-and-swap: the holder with the first UID, whose object is gone, is the attachment with the second one now. Its
     /// node has said that it is connected: nobody enters with it.
     Succeed(String, String),
+    /// Compare-and-swap: the attachment is a holder again, as its node may be connected. This admits nobody.
+    Recall(Ask, Role),
+    /// Say on the attachment that a person vouches that its node is off. Always before its holder is released for that.
+    Vouch(String),
     /// Compare-and-swap: the attachment becomes a holder.
-    Admit(Ask, rds_crds::volume::Role, Option<Timestamp>),
+    Admit(Ask, Role, Option<Timestamp>),
     /// Say on the attachment that it is admitted, with NQN, address and generation.
     Grant(String),
     /// Say on the attachment why it is not.
@@ -164,6 +174,9 @@ pub fn decide(seen: &Seen) -> Step {
     if !seen.acknowledged.is_empty() {
         return Step::Acknowledge(seen.acknowledged.clone());
     }
+    if let Some(attachment) = seen.attachments.iter().find(|a| a.unrecorded) {
+        return Step::Recall(attachment.ask.clone(), role_of(&attachment.ask, volume));
+    }
     let going = |a: &&AttachmentView| a.deleting;
     for attachment in seen.attachments.iter().filter(going) {
         if matches!(attachment.said, Said::Admitted(_)) {
@@ -187,7 +200,13 @@ pub fn decide(seen: &Seen) -> Step {
         }
     }
     match &seen.vouch {
-        Some(Vouch::Believed(attachment)) => return Step::Release(attachment.clone(), Release::NodeIsOff),
+        Some(Vouch::Believed(uid)) => {
+            let told = |a: &AttachmentView| a.ask.attachment != *uid || a.said == Said::Vouched;
+            return match seen.attachments.iter().all(told) {
+                true => Step::Release(uid.clone(), Release::NodeIsOff),
+                false => Step::Vouch(uid.clone()),
+            };
+        }
         Some(Vouch::Refused(why)) => return Step::RefuseVouch(why.clone()),
         Some(Vouch::NotYet) | None => {}
     }
@@ -219,7 +238,13 @@ pub fn decide(seen: &Seen) -> Step {
             return Step::Forget(uid.clone());
         }
     }
-    for attachment in seen.attachments.iter().filter(|a| !a.deleting) {
+    // Who was told that it may connect comes first: its holder may have been taken out by hand.
+    let told = |a: &&AttachmentView| matches!(a.said, Said::Admitted(_));
+    let (first, then) = (
+        seen.attachments.iter().filter(told),
+        seen.attachments.iter().filter(|a| !told(a)),
+    );
+    for attachment in first.chain(then).filter(|a| !a.deleting) {
         let uid = attachment.ask.attachment.clone();
         // Once cut, a canary has served: nobody is let in again.
         if seen.canary.is_some() && volume.generation > 1 {
@@ -243,6 +268,16 @@ pub fn decide(seen: &Seen) -> Step {
         return next;
     }
     Step::Rest(owed)
+}
+
+/// What a holder that comes back into the record may do.
+fn role_of(ask: &Ask, volume: &VolumeView) -> Role {
+    let writes = |h: &HolderView| h.role != Role::Reader;
+    match (ask.read_only, volume.holders.iter().any(writes)) {
+        (true, _) => Role::Reader,
+        (false, false) => Role::Primary,
+        (false, true) => Role::MigrationTarget,
+    }
 }
 
 /// Admission, but that holes in the record do not keep out who is connected already.

@@ -17,6 +17,9 @@ use tracing::warn;
 
 use crate::telemetry::chain;
 
+use super::observe::VOUCHED;
+use super::standing::{self, NodeFacts};
+
 /// A publish that had begun before `FencePending` was said may still come through, unseen, for so long.
 const LATE_PUBLISH: SignedDuration = SignedDuration::from_secs(10);
 
@@ -30,6 +33,17 @@ pub(super) fn unpublished(agent: Option<&AgentStatus>, volume: &[Condition], now
         .filter(|c| c.status == "True")
         .is_some_and(|c| now.duration_since(c.last_transition_time.0) >= LATE_PUBLISH);
     nobody && closed
+}
+
+/// Whether a node may be connected by what this object says: then a holder has to have its UID.
+pub(super) fn may_be_connected(attachment: &RdsAttachment, generation: u32, node: &NodeFacts) -> bool {
+    let status = attachment.status.as_ref();
+    let agent = status.and_then(|s| s.agent.as_ref());
+    let said = status.and_then(|s| find_condition(&s.conditions, word::ADMITTED));
+    let intent = agent.and_then(|a| a.intent.as_ref());
+    let disconnected = agent.is_some_and(|a| is_true(&a.conditions, word::DISCONNECTED));
+    let vouched = said.is_some_and(|c| c.status != "True" && c.reason == VOUCHED);
+    standing::may_be_connected(intent, generation, disconnected, vouched, node)
 }
 
 /// Whether the agent has recorded for this object that its machine is connected to this generation.

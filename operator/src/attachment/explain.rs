@@ -24,8 +24,11 @@ pub(crate) fn line(seen: &Seen, owed: Option<&Owed>) -> Option<String> {
         match &attachment.said {
             Said::Refused(why, text) => said.push(format!("node {} waits ({why}): {text}", attachment.ask.node)),
             Said::Nothing => said.push(format!("node {} waits", attachment.ask.node)),
-            Said::Admitted(_) | Said::Withdrawn => {}
+            Said::Admitted(_) | Said::Withdrawn | Said::Vouched => {}
         }
+    }
+    if volume.holders_unknown {
+        said.push("the record of who uses it may have holes".to_owned());
     }
     if let Some(owed) = owed {
         said.push(match owed.node.as_str() {
@@ -34,4 +37,110 @@ pub(crate) fn line(seen: &Seen, owed: Option<&Owed>) -> Option<String> {
         });
     }
     (!said.is_empty()).then(|| said.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+    use rds_crds::volume::{AccessMode, Role};
+
+    use super::super::decide::{AttachmentView, Licence};
+    use super::super::model::{Ask, HolderView, Refusal, VolumeView, Word};
+    use super::*;
+
+    fn seen(standing: Option<Standing>, said: Said) -> Seen {
+        let holder = |standing| HolderView {
+            node: "n1".into(),
+            attachment: "u1".into(),
+            role: Role::Primary,
+            standing,
+            word: Word::Intent,
+            unpublished: false,
+        };
+        let ask = Ask {
+            node: "n2".into(),
+            attachment: "u2".into(),
+            mode: AccessMode::ReadWriteOnce,
+            read_only: false,
+            same_vm: None,
+        };
+        Seen {
+            volume: VolumeView {
+                name: "pvc-1".into(),
+                ready: true,
+                deleting: false,
+                block: true,
+                access_modes: vec![AccessMode::ReadWriteOnce],
+                generation: 1,
+                holders: standing.map(holder).into_iter().collect(),
+                holders_unknown: false,
+                fence: None,
+                fenced: vec![],
+                migration_timeout: Duration::from_secs(300),
+                migration_deadline: None,
+                migration_started: None,
+                kubevirt_only: false,
+            },
+            attachments: vec![AttachmentView {
+                ask,
+                deleting: false,
+                said,
+                vouches: false,
+                unrecorded: false,
+            }],
+            licence: Licence::Granted,
+            cut_now: None,
+            vouch: None,
+            canary: None,
+            acknowledged: vec![],
+            did: None,
+            appliance_failed: false,
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn whoever_waits_is_named_with_the_reason_whatever_it_is() {
+        for refusal in Refusal::ALL {
+            let told = Said::Refused(refusal.word().into(), "because of the test".into());
+            let text = line(&seen(None, told), None).unwrap();
+            assert_eq!(text, format!("node n2 waits ({}): because of the test", refusal.word()));
+        }
+        assert_eq!(line(&seen(None, Said::Nothing), None).unwrap(), "node n2 waits");
+        for admitted in [Said::Admitted(1), Said::Withdrawn, Said::Vouched] {
+            assert_eq!(line(&seen(None, admitted.clone()), None), None, "{admitted:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_has_it_is_named_with_its_state_and_what_is_owed() {
+        for (standing, want) in [
+            (Standing::Alive, "used by node n1"),
+            (Standing::Leaving, "used by node n1, which is letting go"),
+            (Standing::Lost, "used by node n1, which is lost"),
+            (Standing::Doubtful, "used by node n1, which is not Ready or silent"),
+        ] {
+            assert_eq!(line(&seen(Some(standing), Said::Withdrawn), None).unwrap(), want);
+        }
+        let mut seen = seen(None, Said::Withdrawn);
+        seen.volume.holders_unknown = true;
+        let owed = |node: &str| Owed {
+            node: node.into(),
+            why: "of the test".into(),
+            deferred: false,
+        };
+        let holes = "the record of who uses it may have holes; ";
+        let of_one = line(&seen, Some(&owed("n1"))).unwrap();
+        assert_eq!(of_one, format!("{holes}a cut of node n1 is owed: of the test"));
+        let of_all = line(&seen, Some(&owed(""))).unwrap();
+        assert_eq!(of_all, format!("{holes}a cut is owed: of the test"));
+        seen.volume.migration_deadline = Some(Timestamp::UNIX_EPOCH);
+        assert!(
+            line(&seen, None)
+                .unwrap()
+                .starts_with("a migration that was to end until")
+        );
+    }
 }

@@ -1,6 +1,10 @@
-//! Series about fences, the self-test, and what persons said. Labels are closed sets.
+//! Series about attachments: fences, the self-test, migrations, breakers, what persons said; and about the events that tell of
+//! them. Labels are closed sets.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
+
+use crate::report::News;
+use crate::telemetry::Telemetry;
 
 /// How a fence went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +32,7 @@ pub(crate) enum TestResult {
 
 /// The series; clones share them.
 #[derive(Clone, Debug)]
-pub struct FenceMetrics {
+pub struct AttachmentMetrics {
     fences: IntCounterVec,
     tests: IntCounterVec,
     words: IntCounterVec,
@@ -37,6 +41,9 @@ pub struct FenceMetrics {
     migrating: IntGauge,
     cleared: IntCounter,
     waits: IntCounter,
+    breakers: IntCounterVec,
+    posted: IntCounterVec,
+    rounds: IntCounterVec,
 }
 
 /// Seconds that migrations take (K16).
@@ -53,21 +60,23 @@ pub(crate) enum MigrationResult {
     Timeout,
 }
 
-impl FenceMetrics {
+impl AttachmentMetrics {
     /// Registers the series.
     ///
     /// # Errors
     /// When a name is taken.
-    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str, results: &[&str]| {
-            let series = IntCounterVec::new(Opts::new(name, help), &["result"])?;
+    pub fn new(telemetry: &Telemetry) -> prometheus::Result<Self> {
+        let registry = telemetry.registry();
+        let labelled = |name: &str, help: &str, label: &str, values: &[&str]| {
+            let series = IntCounterVec::new(Opts::new(name, help), &[label])?;
             registry.register(Box::new(series.clone()))?;
             // All of them from the start, so that the first one shows as an increase.
-            for result in results {
-                series.with_label_values(&[result]).reset();
+            for value in values {
+                series.with_label_values(&[value]).reset();
             }
             prometheus::Result::Ok(series)
         };
+        let counter = |name: &str, help: &str, results: &[&str]| labelled(name, help, "result", results);
         let migration_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "rds_csi_migration_duration_seconds",
@@ -109,6 +118,19 @@ impl FenceMetrics {
                 "Self-tests of fencing by result",
                 &["proven", "failed", "inconclusive"],
             )?,
+            breakers: labelled(
+                "rds_csi_circuit_breaker_total",
+                "Turns of the circuit breakers of volumes",
+                "event",
+                &["opened", "trial", "closed", "reset"],
+            )?,
+            posted: labelled(
+                "rds_csi_events_posted_total",
+                "Kubernetes Events that were posted",
+                "reason",
+                &[],
+            )?,
+            rounds: telemetry.attachment_rounds.clone(),
             words: counter(
                 "rds_csi_node_is_off_total",
                 "Annotations node-is-off by result",
@@ -149,6 +171,28 @@ impl FenceMetrics {
     /// A holder on a lost node was let go.
     pub(crate) fn cleared(&self) {
         self.cleared.inc();
+        self.rounds.with_label_values(&["clear_stale"]).inc();
+    }
+
+    /// A holder that was missing in the record is in it again.
+    pub(crate) fn recalled(&self) {
+        self.rounds.with_label_values(&["recall"]).inc();
+    }
+
+    /// A breaker has turned.
+    pub(crate) fn breaker(&self, news: News) {
+        let word = match news {
+            News::Opened => "opened",
+            News::Trial => "trial",
+            News::Closed => "closed",
+            News::Reset => "reset",
+        };
+        self.breakers.with_label_values(&[word]).inc();
+    }
+
+    /// An event was posted. Its reason is a word of the program.
+    pub(crate) fn posted(&self, reason: &str) {
+        self.posted.with_label_values(&[reason]).inc();
     }
 
     /// Somebody waits for a node that is letting go.

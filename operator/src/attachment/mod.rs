@@ -23,7 +23,7 @@ mod tests;
 pub mod vouch;
 
 pub(crate) use api::Store;
-pub use metrics::FenceMetrics;
+pub use metrics::AttachmentMetrics;
 pub(crate) use metrics::{FenceResult, MigrationResult, TestResult};
 pub(crate) use migration::Turn;
 pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience, alive_nodes};

@@ -131,6 +131,19 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Conflict,
+        Self::Handoff,
+        Self::FencePending,
+        Self::MigrationLimit,
+        Self::MigrationOverdue,
+        Self::MigrationPolicy,
+        Self::AccessMode,
+        Self::VolumeNotReady,
+        Self::Deleting,
+    ];
+
     /// The word in the condition.
     #[must_use]
     pub const fn word(self) -> &'static str {

@@ -14,14 +14,14 @@ use kube::{Client, ResourceExt};
 use rds_crds::condition::{find_condition, is_true, kind};
 use rds_crds::identity::{attachment_name, is_canary};
 use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
-use rds_crds::volume::{AccessMode, FencePhase, Fenced, MigrationPolicy, Role, VolumeMode};
+use rds_crds::volume::{AccessMode, FencePhase, Fenced, MigrationPolicy, RdsVolumeStatus, Role, VolumeMode};
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
 use tokio::time::Instant;
 
 use crate::world::World;
 
 use super::decide::{AttachmentView, Canary, Said, Seen};
-use super::evidence::{same_vm, unpublished, vouches};
+use super::evidence::{may_be_connected, same_vm, unpublished, vouches};
 use super::licence::{FENCE_WINDOW, licence};
 use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
 use super::standing::{NodeFacts, Pulse, replaced, standing, word};
@@ -35,6 +35,8 @@ pub(crate) const DISCONNECTED: &str = "Disconnected";
 pub(crate) const CLEARED: &str = "Cleared";
 /// Reason of `Admitted=False` once the detach was asked for.
 pub(crate) const WITHDRAWN: &str = "Withdrawn";
+/// The same, once a person has vouched that the node is off.
+pub(crate) const VOUCHED: &str = "NodeIsOff";
 
 /// Times that evidence needs.
 #[derive(Clone, Copy, Debug)]
@@ -260,7 +262,8 @@ pub(crate) async fn seen(
     let mut views = Vec::new();
     for attachment in &attachments {
         let vouched = vouches(&outside.world.client, attachment, view.generation, &status.holders).await?;
-        let mut seen = attachment_view(attachment, vouched);
+        let mut seen = attachment_view(attachment, vouched, &status);
+        seen.unrecorded = unrecorded(outside, attachment, &view).await?;
         if let [holder] = view.holders.as_slice()
             && view.kubevirt_only
             && !seen.deleting
@@ -317,7 +320,7 @@ fn acknowledged(
         .collect()
 }
 
-fn attachment_view(attachment: &RdsAttachment, vouches: bool) -> AttachmentView {
+fn attachment_view(attachment: &RdsAttachment, vouches: bool, volume: &RdsVolumeStatus) -> AttachmentView {
     let status = attachment.status.as_ref();
     let said = status.and_then(|s| find_condition(&s.conditions, ADMITTED));
     AttachmentView {
@@ -332,12 +335,54 @@ fn attachment_view(attachment: &RdsAttachment, vouches: bool) -> AttachmentView 
         deleting: attachment.metadata.deletion_timestamp.is_some(),
         said: match said {
             None => Said::Nothing,
-            Some(c) if c.status == "True" => Said::Admitted(status.and_then(|s| s.export_generation).unwrap_or(0)),
+            Some(c) if c.status == "True" => Said::Admitted(told(attachment, volume).unwrap_or(0)),
             Some(c) if c.reason == WITHDRAWN => Said::Withdrawn,
+            Some(c) if c.reason == VOUCHED => Said::Vouched,
             Some(c) => Said::Refused(c.reason.clone(), c.message.clone()),
         },
         vouches,
+        unrecorded: false,
     }
+}
+
+/// The generation that the attachment was told to connect to; `None` where it was told something else with it than the volume
+/// records, so that it has to be told again.
+fn told(attachment: &RdsAttachment, volume: &RdsVolumeStatus) -> Option<u32> {
+    let status = attachment.status.as_ref()?;
+    let uid = attachment.metadata.uid.as_deref();
+    let role = volume
+        .holders
+        .iter()
+        .find(|h| Some(h.attachment_uid.as_str()) == uid)
+        .map(|h| h.role);
+    let same = status.nqn == volume.nqn && status.address == volume.address && status.port == volume.port;
+    status.export_generation.filter(|_| same && status.role == role)
+}
+
+/// Whether the attachment's node may be connected without being recorded. What was released rightly says so on the object, which
+/// the cache may not show yet: it is read live.
+async fn unrecorded(
+    outside: &Outside<'_>,
+    attachment: &RdsAttachment,
+    volume: &VolumeView,
+) -> Result<bool, kube::Error> {
+    let uid = attachment.metadata.uid.clone().unwrap_or_default();
+    if volume.holders.iter().any(|h| h.attachment == uid) {
+        return Ok(false);
+    }
+    let node = &attachment.spec.node;
+    let cached = node_facts(outside.world, outside.clock, node);
+    if !may_be_connected(attachment, volume.generation, &cached) {
+        return Ok(false);
+    }
+    let Some(live) = live_attachment(outside, &volume.name, node, &uid).await? else {
+        return Ok(false);
+    };
+    Ok(may_be_connected(
+        &live,
+        volume.generation,
+        &live_facts(outside, node).await?,
+    ))
 }
 
 /// Nodes that a VolumeAttachment which is not going away wants the volume on: a live list.

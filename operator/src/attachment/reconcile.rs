@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
+use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF, FINALIZER};
 use rds_crds::volume::FencePhase;
 use rds_crds::{RdsServer, RdsVolume};
 use tracing::{info, warn};
@@ -42,6 +42,8 @@ pub(crate) struct Place<'a> {
     pub(crate) port: u16,
     /// The base NQN.
     pub(crate) base: String,
+    /// Lost RdsAttachments were made again since this leader began: what is missing is missing.
+    pub(crate) rebuilt: bool,
 }
 
 /// One pass over the attachments of one volume. `None`: nothing is waited for.
@@ -52,6 +54,15 @@ pub(crate) async fn reconcile(
     announcer: &Announcer,
 ) -> Result<Option<Action>, ApiError> {
     let store = Store::new(&outside.world.client);
+    for attachment in outside.world.attachments.of_volume(&volume.name_any()) {
+        if attachment.metadata.deletion_timestamp.is_none() && !attachment.finalizers().iter().any(|f| f == FINALIZER) {
+            warn!(
+                attachment = attachment.name_any(),
+                "somebody has taken the finalizer off: it is put back"
+            );
+            store.protect(&attachment).await?;
+        }
+    }
     let mut did = None;
     let mut failed = false;
     for _ in 0..MAX_STEPS {
@@ -66,6 +77,12 @@ pub(crate) async fn reconcile(
         match step {
             Step::Rest(owed) => return rest(volume, &store, owed, &seen, announcer).await,
             Step::Withdraw(uid) => store.withdraw(outside, &uid).await?,
+            Step::Vouch(uid) => store.vouched(outside, &uid).await?,
+            Step::Recall(ask, role) => {
+                let node = ask.node.clone();
+                swap(volume, &store, &Change::Admit(ask, role), now).await?;
+                announcer.recalled(volume, &node);
+            }
             Step::Grant(uid) => store.grant(volume, outside, &uid).await?,
             Step::Deny(uid, why, text) => {
                 store.deny(outside, &uid, why, &text).await?;
@@ -75,6 +92,8 @@ pub(crate) async fn reconcile(
                 }
             }
             Step::Forget(uid) => store.forget(outside, &uid).await?,
+            // Who came before may be missing in a restored object store: nobody new gets in before that was looked at.
+            Step::Admit(..) if !place.rebuilt => return Ok(Some(Action::requeue(Duration::from_millis(200)))),
             Step::Admit(ask, role, _) => {
                 let node = ask.node.clone();
                 swap(volume, &store, &Change::Admit(ask, role), now).await?;
@@ -183,10 +202,12 @@ async fn cut(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
         Ok(_) => {}
         Err(error) => {
             let after = guard.tag.at(next);
+            // Exported under the name of this fence: the second command ran too, and a person has set the phase back.
+            let name = volume.status.as_ref().and_then(|s| s.fence.as_ref()).map(|f| &f.nqn);
             let done = error
                 .look()
                 .and_then(|look| look.row_of(&after))
-                .is_some_and(|row| !row.exported);
+                .is_some_and(|row| !row.exported || (row.nqn.is_some() && row.nqn.as_ref() == name));
             if !done {
                 return Err(error);
             }
@@ -207,7 +228,14 @@ async fn reopen(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
     let (Some(client), Some((guard, _)), Some(nqn)) = (place.client, guard_at(volume, place, 0), nqn) else {
         return Err(unreachable(volume));
     };
-    client.export(&guard, &nqn, place.port).await?;
+    if let Err(error) = client.export(&guard, &nqn, place.port).await {
+        // The token is the old one: a person has set the phase ahead. What was skipped is done now; the next try opens.
+        let before = guard_at(volume, place, 1).map(|(guard, _)| guard.tag);
+        if before.is_some_and(|tag| error.look().is_some_and(|look| look.row_of(&tag).is_some())) {
+            cut(volume, place).await?;
+        }
+        return Err(error);
+    }
     crash::after(COMMANDS[1]);
     Ok(())
 }

@@ -32,6 +32,8 @@ pub enum Change {
     EndFence,
     /// Nodes that need not be remembered as cut any more.
     Acknowledged(Vec<String>),
+    /// The record of holders may have holes.
+    OpenRecord,
 }
 
 impl Change {
@@ -57,6 +59,7 @@ impl Change {
             Self::RecordCut => cut,
             Self::EndFence => end,
             Self::Acknowledged(_) => acknowledged,
+            Self::OpenRecord => "record-holes",
         }
     }
 }
@@ -109,6 +112,9 @@ pub fn changed(volume: &RdsVolume, change: &Change, now: Timestamp) -> RdsVolume
                     });
                 }
             }
+        }
+        Change::OpenRecord => {
+            status.holders_unknown_since.get_or_insert(now);
         }
         Change::Acknowledged(nodes) => status.fenced.retain(|f| !nodes.contains(&f.node)),
     }

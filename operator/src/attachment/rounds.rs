@@ -2,7 +2,8 @@
 //! and what is left of a lost object store.
 //!
 //! A VolumeAttachment that is attached and has no RdsAttachment gets one again, exactly as ControllerPublishVolume would make
-//! it. That admits nobody: the record of holders decides, as always (I4). An error of the API skips and concludes nothing (R59).
+//! it. That admits nobody: the record of holders decides, as always (I4); where its node is missing in it too, the record has holes,
+//! and that is recorded first. An error of the API skips and concludes nothing (R59).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::metrics::FenceMetrics;
+use super::metrics::AttachmentMetrics;
+use super::record::{Change, changed};
 use crate::crash;
 use crate::server::fleet::Fleet;
 use crate::telemetry::{Telemetry, chain};
@@ -38,7 +40,7 @@ pub(crate) struct Rounds {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) triggers: Trigger,
     pub(crate) telemetry: Telemetry,
-    pub(crate) fences: FenceMetrics,
+    pub(crate) metrics: AttachmentMetrics,
     pub(crate) every: Duration,
 }
 
@@ -66,6 +68,7 @@ impl Rounds {
         let looked = self.wake();
         match self.rebuild().await {
             Ok((made, missing)) => {
+                self.fleet.attachments_were_rebuilt();
                 if missing == 0 {
                     self.fleet.attachments_were_complete(now);
                 }
@@ -99,7 +102,7 @@ impl Rounds {
                 .map(|s| s.holders.as_slice());
             holders.is_some_and(|all| all.len() > 1 && all.iter().any(|h| h.role == Role::MigrationTarget))
         };
-        self.fences
+        self.metrics
             .migrating(names.iter().filter(|name| migrates(name)).count());
         names.extend(self.world.attachments.iter().map(|a| a.spec.volume.into()));
         names
@@ -181,6 +184,18 @@ impl Rounds {
         if wanted.wish.metadata.deletion_timestamp.is_some() && !holders.iter().any(|h| h.node == *node) {
             // Detached, and about to be forgotten.
             return Ok(false);
+        }
+        if !holders.iter().any(|h| h.node == *node) {
+            // Kubernetes was told that the node has the volume, and neither record knows of it: both were lost, or are older.
+            let name = volume.name_any();
+            let store = crate::volume::Store::new(&self.world.client);
+            let open = changed(&volume, &Change::OpenRecord, Timestamp::now());
+            let told = |e| format!("cannot record that the holders of RdsVolume {name} are not known: {e}");
+            store.swap_status(&open).await.map_err(told)?;
+            warn!(
+                volume = name,
+                node, "attached, and not recorded as a holder: who uses the volume is not known"
+            );
         }
         let request = request(&wanted.volume, &wanted.handle, node);
         let object = crate::csi::attachment(request, &volume.spec).map_err(|failure| failure.to_string())?;

@@ -91,6 +91,21 @@ pub fn word(intent: Option<&Intent>, disconnected: bool, node: &NodeFacts) -> Wo
     }
 }
 
+/// Whether a node may be connected by what its attachment says: its agent has recorded its intent for the present generation and
+/// has not said that the connection is gone, and neither a reboot nor a person (`vouched`) speaks for it. A recorded holder has all
+/// of this; where it is not recorded, somebody has changed the record by hand.
+#[must_use]
+pub fn may_be_connected(
+    intent: Option<&Intent>,
+    generation: u32,
+    disconnected: bool,
+    vouched: bool,
+    node: &NodeFacts,
+) -> bool {
+    // One of an older generation was cut.
+    intent.is_some_and(|i| i.generation >= generation) && !vouched && word(intent, disconnected, node) == Word::Intent
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +187,41 @@ mod tests {
                 replaced(intent.as_ref(), generation, &node),
                 want,
                 "{intent:?} {generation} {node:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn i4_an_intent_counts_until_something_speaks_against_it() {
+        let intent = Intent {
+            boot_id: "b2".into(),
+            system_uuid: "s".into(),
+            machine_id: "m".into(),
+            node_uid: "u".into(),
+            generation: 2,
+        };
+        let rebooted = NodeFacts {
+            boot_id: "b3".into(),
+            ..node()
+        };
+        let gone = NodeFacts {
+            gone_for: Some(Duration::ZERO),
+            ..node()
+        };
+        for (intent, generation, disconnected, vouched, node, want) in [
+            (Some(&intent), 2, false, false, node(), true),
+            (Some(&intent), 1, false, false, node(), true),
+            (Some(&intent), 2, false, false, gone, true),
+            (Some(&intent), 3, false, false, node(), false), // cut since
+            (Some(&intent), 2, true, false, node(), false),
+            (Some(&intent), 2, false, true, node(), false),
+            (Some(&intent), 2, false, false, rebooted, false),
+            (None, 2, false, false, node(), false),
+        ] {
+            assert_eq!(
+                may_be_connected(intent, generation, disconnected, vouched, &node),
+                want,
+                "{intent:?} {generation} {disconnected} {vouched} {node:?}"
             );
         }
     }

@@ -243,6 +243,7 @@ fn attachment(node: &str, deleting: bool, said: Said) -> AttachmentView {
         deleting,
         said,
         vouches: false,
+        unrecorded: false,
     }
 }
 
@@ -455,6 +456,12 @@ fn i4_a_persons_word_releases_without_a_cut_and_ends_a_deferred_fence() {
     now.vouch = Some(Vouch::Believed("uid-n1".into()));
     assert_eq!(decide(&now), Step::Withdraw("uid-n1".into()), "permission goes first");
     now.attachments[0].said = Said::Withdrawn;
+    assert_eq!(
+        decide(&now),
+        Step::Vouch("uid-n1".into()),
+        "then its own word counts no longer"
+    );
+    now.attachments[0].said = Said::Vouched;
     assert_eq!(decide(&now), Step::Release("uid-n1".into(), Release::NodeIsOff));
     now.vouch = Some(Vouch::Refused("it is on".into()));
     assert_eq!(decide(&now), Step::RefuseVouch("it is on".into()));
@@ -494,4 +501,55 @@ fn d4_a_live_holder_is_cut_only_on_a_canary() {
     assert!(matches!(decide(&now), Step::Deny(_, Refusal::FencePending, _)));
     now.attachments[0].said = Said::Refused("FencePending".into(), String::new());
     assert_eq!(decide(&now), Step::Rest(None), "nobody is let in again");
+}
+
+/// Somebody emptied `holders`: whoever may be connected is in the record again before anybody is let in, let go or cut.
+#[test]
+fn i4_a_holder_that_was_taken_out_by_hand_comes_back_first() {
+    let waiting = || attachment("n0", false, Said::Refused("Conflict".into(), String::new()));
+    for (deleting, said) in [
+        (false, Said::Admitted(1)),
+        (true, Said::Admitted(1)),
+        (true, Said::Withdrawn),
+        (false, Said::Refused("Conflict".into(), "written by hand".into())),
+    ] {
+        let mut held = attachment("n1", deleting, said);
+        held.unrecorded = true;
+        let mut now = seen(rwo(), vec![waiting(), held]);
+        assert!(
+            matches!(decide(&now), Step::Recall(ask, Role::Primary) if ask.node == "n1"),
+            "{:?}",
+            decide(&now)
+        );
+        now.attachments[1].ask.read_only = true;
+        assert!(matches!(decide(&now), Step::Recall(_, Role::Reader)));
+    }
+    // It has not connected so far, and was told that it may: it goes first all the same.
+    let told = attachment("n1", false, Said::Admitted(1));
+    let now = seen(rwo(), vec![waiting(), told]);
+    assert!(matches!(decide(&now), Step::Admit(ask, Role::Primary, None) if ask.node == "n1"));
+    // Beside another one it is recorded as what it is: a second writer, and nobody else gets in.
+    let mut world = rwo();
+    world.holders = vec![holder("n2", Standing::Alive)];
+    let mut second = attachment("n1", true, Said::Withdrawn);
+    second.unrecorded = true;
+    assert!(matches!(
+        decide(&seen(world, vec![second])),
+        Step::Recall(_, Role::MigrationTarget)
+    ));
+}
+
+/// Somebody wrote `Admitted=True` by hand: that admits nobody.
+#[test]
+fn i3_an_admission_that_nobody_recorded_is_taken_back() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Alive)];
+    let now = seen(
+        world,
+        vec![
+            attachment("n1", false, Said::Admitted(1)),
+            attachment("n2", false, Said::Admitted(1)),
+        ],
+    );
+    assert!(matches!(decide(&now), Step::Deny(uid, Refusal::Conflict, _) if uid == "uid-n2"));
 }

@@ -259,13 +259,15 @@ impl Csi {
         if self.world.nodes.get(name).is_some() {
             return Ok(());
         }
-        let found = if could_be_a_subdomain(name) {
-            let api: Api<Node> = Api::all(self.world.client.clone());
-            let what = format!("read Node {name}");
-            api.get_opt(name).await.map_err(|e| Failure::api(&what, &e))?
-        } else {
-            None
-        };
+        if !could_be_a_subdomain(name) {
+            return Err(Failure::Invalid(format!(
+                "node_id `{}` cannot be the name of a node: the node id of this driver is the name of the Node, in lower case",
+                shown(name)
+            )));
+        }
+        let api: Api<Node> = Api::all(self.world.client.clone());
+        let what = format!("read Node {name}");
+        let found = api.get_opt(name).await.map_err(|e| Failure::api(&what, &e))?;
         found.map(drop).ok_or_else(|| {
             Failure::NotFound(format!(
                 "node {} does not exist: the node id of this driver is the name of the Node",

@@ -205,18 +205,7 @@ pub enum Admission {
 /// The one reading of the reasons of `Admitted=False`. A word that we do not know is never final.
 #[must_use]
 pub fn admission(word: &str) -> Admission {
-    const ALL: [Refusal; 9] = [
-        Refusal::Conflict,
-        Refusal::Handoff,
-        Refusal::FencePending,
-        Refusal::MigrationLimit,
-        Refusal::MigrationOverdue,
-        Refusal::MigrationPolicy,
-        Refusal::AccessMode,
-        Refusal::VolumeNotReady,
-        Refusal::Deleting,
-    ];
-    let Some(refusal) = ALL.into_iter().find(|refusal| refusal.word() == word) else {
+    let Some(refusal) = Refusal::ALL.into_iter().find(|refusal| refusal.word() == word) else {
         return Admission::Soon;
     };
     match refusal {

@@ -3,6 +3,7 @@
 //! Only the lease holder has any. A handle is a cache: what destroys something reads fresh first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -122,6 +123,7 @@ impl Handle {
 pub(crate) struct Fleet {
     handles: Mutex<HashMap<String, Arc<Handle>>>,
     attachments_complete: Mutex<Option<Timestamp>>,
+    rebuilt: AtomicBool,
     /// The last conclusion about each server that was looked at; nothing of one that cannot even be connected to.
     concluded: Mutex<HashMap<String, Option<Fitness>>>,
 }
@@ -129,6 +131,16 @@ pub(crate) struct Fleet {
 impl Fleet {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Handle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every VolumeAttachment was looked at, and what was missing was made again where that was possible.
+    pub(crate) fn attachments_were_rebuilt(&self) {
+        self.rebuilt.store(true, Ordering::Release);
+    }
+
+    /// Whether that has happened since this leader began.
+    pub(crate) fn attachments_are_rebuilt(&self) -> bool {
+        self.rebuilt.load(Ordering::Acquire)
     }
 
     /// At that moment no VolumeAttachment was without its RdsAttachment.

@@ -269,6 +269,7 @@ impl<'a> Pass<'a> {
             guard,
             port: self.want.port,
             base: self.want.base.clone(),
+            rebuilt: self.cx.fleet.attachments_are_rebuilt(),
         };
         let outside = attachment::Outside {
             world: &self.cx.world,

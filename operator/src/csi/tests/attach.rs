@@ -246,10 +246,10 @@ async fn bad_requests_write_nothing() {
         (publish("n9"), Code::NotFound, "node n9 does not exist: the node id"),
         (
             publish("Not/A\nNode"),
-            Code::NotFound,
-            "node Not/A\\nNode does not exist",
+            Code::InvalidArgument,
+            "node_id `Not/A\\nNode` cannot be the name of a node",
         ),
-        (publish(&long), Code::NotFound, "does not exist"),
+        (publish(&long), Code::InvalidArgument, "cannot be the name of a node"),
     ] {
         code(bench.controller.controller_publish_volume(change).await, wanted, text);
     }
