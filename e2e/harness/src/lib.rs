@@ -10,6 +10,7 @@ pub mod appliance;
 pub mod claims;
 pub mod cluster;
 pub mod controller;
+pub mod csi;
 pub mod kubectl;
 pub mod kubelet;
 pub mod lab;
