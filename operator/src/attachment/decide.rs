@@ -174,7 +174,9 @@ pub fn decide(seen: &Seen) -> Step {
     if !seen.acknowledged.is_empty() {
         return Step::Acknowledge(seen.acknowledged.clone());
     }
-    if let Some(attachment) = seen.attachments.iter().find(|a| a.unrecorded) {
+    // Where its node holds the volume still, under the UID of an object that was removed, nobody else gets in meanwhile.
+    let missing = |a: &&AttachmentView| a.unrecorded && !volume.holders.iter().any(|h| h.node == a.ask.node);
+    if let Some(attachment) = seen.attachments.iter().find(missing) {
         return Step::Recall(attachment.ask.clone(), role_of(&attachment.ask, volume));
     }
     let going = |a: &&AttachmentView| a.deleting;

@@ -18,7 +18,7 @@ use kube::{Api, ResourceExt};
 use rds_crds::names::manager;
 use rds_crds::volume::Role;
 use rds_crds::{RdsAttachment, RdsVolume};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -44,6 +44,18 @@ pub(crate) struct Rounds {
     pub(crate) every: Duration,
 }
 
+/// A first round that could not see all is made again so soon.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Why an attachment could not be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    /// The API server did not answer, or something changed meanwhile.
+    Api,
+    /// There is no such volume, or it cannot be attached so.
+    Volume,
+}
+
 /// What Kubernetes holds for attached.
 struct Wanted {
     wish: VolumeAttachment,
@@ -57,8 +69,17 @@ impl Rounds {
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            if stop.run_until_cancelled(self.round()).await.is_none() {
-                return;
+            loop {
+                if stop.run_until_cancelled(self.round()).await.is_none() {
+                    return;
+                }
+                // Nobody new is admitted before the first one has seen all.
+                if self.fleet.attachments_are_rebuilt() {
+                    break;
+                }
+                if stop.run_until_cancelled(sleep(AGAIN)).await.is_none() {
+                    return;
+                }
             }
         }
     }
@@ -67,8 +88,10 @@ impl Rounds {
         let (started, now) = (Instant::now(), Timestamp::now());
         let looked = self.wake();
         match self.rebuild().await {
-            Ok((made, missing)) => {
-                self.fleet.attachments_were_rebuilt();
+            Ok((made, missing, unsure)) => {
+                if unsure == 0 {
+                    self.fleet.attachments_were_rebuilt();
+                }
                 if missing == 0 {
                     self.fleet.attachments_were_complete(now);
                 }
@@ -111,15 +134,16 @@ impl Rounds {
             .count()
     }
 
-    /// How many were made, and how many could not be.
-    async fn rebuild(&self) -> Result<(usize, usize), kube::Error> {
-        let (mut made, mut missing) = (0, 0);
+    /// How many were made, how many could not be, and of these how many since the API server did not answer.
+    async fn rebuild(&self) -> Result<(usize, usize, usize), kube::Error> {
+        let (mut made, mut missing, mut unsure) = (0, 0, 0);
         for wanted in self.wanted().await? {
             match self.restore(&wanted).await {
                 Ok(true) => made += 1,
                 Ok(false) => {}
-                Err(why) => {
+                Err((trouble, why)) => {
                     missing += 1;
+                    unsure += usize::from(trouble == Trouble::Api);
                     warn!(
                         volume = wanted.handle,
                         node = wanted.wish.spec.node_name,
@@ -129,7 +153,7 @@ impl Rounds {
                 }
             }
         }
-        Ok((made, missing))
+        Ok((made, missing, unsure))
     }
 
     /// The VolumeAttachments of this driver that are attached, with their volumes: live lists.
@@ -158,47 +182,57 @@ impl Rounds {
     }
 
     /// Whether an RdsAttachment was made.
-    async fn restore(&self, wanted: &Wanted) -> Result<bool, String> {
+    async fn restore(&self, wanted: &Wanted) -> Result<bool, (Trouble, String)> {
         let node = &wanted.wish.spec.node_name;
         let name = rds_crds::identity::attachment_name(&wanted.handle, node);
-        if self.world.attachments.get(&name).is_some() {
+        let holds = |v: &RdsVolume| {
+            let status = v.status.as_ref();
+            status.is_some_and(|s| s.holders.iter().any(|h| h.node == *node))
+        };
+        // The first round looks at the holders too: csi-attacher may have made a lost RdsAttachment again by now.
+        let first = !self.fleet.attachments_are_rebuilt();
+        let recorded = || self.world.volumes.get(&wanted.handle).is_some_and(|v| holds(&v));
+        if self.world.attachments.get(&name).is_some() && (!first || recorded()) {
             return Ok(false);
         }
-        let told = |what: &str, e: &kube::Error| format!("cannot {what}: {}", chain(e));
+        let told = |what: &str, e: &kube::Error| (Trouble::Api, format!("cannot {what}: {}", chain(e)));
         let attachments: Api<RdsAttachment> = Api::all(self.world.client.clone());
-        if attachments
-            .get_opt(&name)
-            .await
-            .map_err(|e| told("read it", &e))?
-            .is_some()
-        {
+        let found = attachments.get_opt(&name).await.map_err(|e| told("read it", &e))?;
+        if found.is_some() && !first {
             return Ok(false);
         }
         let volumes: Api<RdsVolume> = Api::all(self.world.client.clone());
-        let volume = volumes
-            .get_opt(&wanted.handle)
-            .await
-            .map_err(|e| told("read its RdsVolume", &e))?
-            .ok_or("its RdsVolume is missing too")?;
-        let holders = volume.status.as_ref().map(|s| s.holders.as_slice()).unwrap_or_default();
-        if wanted.wish.metadata.deletion_timestamp.is_some() && !holders.iter().any(|h| h.node == *node) {
-            // Detached, and about to be forgotten.
-            return Ok(false);
-        }
-        if !holders.iter().any(|h| h.node == *node) {
-            // Kubernetes was told that the node has the volume, and neither record knows of it: both were lost, or are older.
+        let volume = volumes.get_opt(&wanted.handle).await;
+        let Some(volume) = volume.map_err(|e| told("read its RdsVolume", &e))? else {
+            return match found {
+                Some(_) => Ok(false),
+                None => Err((Trouble::Volume, "its RdsVolume is missing too".to_owned())),
+            };
+        };
+        if !holds(&volume) {
+            if wanted.wish.metadata.deletion_timestamp.is_some() {
+                // Detached, and about to be forgotten.
+                return Ok(false);
+            }
+            // Kubernetes was told that the node has the volume, and the record does not know of it: it was lost, or is older.
             let name = volume.name_any();
             let store = crate::volume::Store::new(&self.world.client);
             let open = changed(&volume, &Change::OpenRecord, Timestamp::now());
-            let told = |e| format!("cannot record that the holders of RdsVolume {name} are not known: {e}");
+            let told = |e| {
+                let why = format!("cannot record that the holders of RdsVolume {name} are not known: {e}");
+                (Trouble::Api, why)
+            };
             store.swap_status(&open).await.map_err(told)?;
             warn!(
                 volume = name,
                 node, "attached, and not recorded as a holder: who uses the volume is not known"
             );
         }
+        if found.is_some() {
+            return Ok(false);
+        }
         let request = request(&wanted.volume, &wanted.handle, node);
-        let object = crate::csi::attachment(request, &volume.spec).map_err(|failure| failure.to_string())?;
+        let object = crate::csi::attachment(request, &volume.spec).map_err(|e| (Trouble::Volume, e.to_string()))?;
         let parameters = PostParams {
             field_manager: Some(manager::CSI.to_owned()),
             dry_run: false,

@@ -528,6 +528,20 @@ fn i4_a_holder_that_was_taken_out_by_hand_comes_back_first() {
     let told = attachment("n1", false, Said::Admitted(1));
     let now = seen(rwo(), vec![waiting(), told]);
     assert!(matches!(decide(&now), Step::Admit(ask, Role::Primary, None) if ask.node == "n1"));
+    // Where its node is recorded under the UID of an object that was removed by force, it takes that place once it is connected.
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Doubtful)];
+    world.holders[0].attachment = "uid-old".into();
+    let mut again = attachment("n1", false, Said::Nothing);
+    again.unrecorded = true;
+    let mut now = seen(world, vec![again]);
+    assert!(
+        matches!(decide(&now), Step::Deny(_, Refusal::Handoff, _)),
+        "{:?}",
+        decide(&now)
+    );
+    now.attachments[0].vouches = true;
+    assert_eq!(decide(&now), Step::Succeed("uid-old".into(), "uid-n1".into()));
     // Beside another one it is recorded as what it is: a second writer, and nobody else gets in.
     let mut world = rwo();
     world.holders = vec![holder("n2", Standing::Alive)];
