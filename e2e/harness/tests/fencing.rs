@@ -167,12 +167,17 @@ fn i4_where_sessions_outlive_their_export_no_holder_is_released_but_by_a_persons
             scene.holders("held").await?
         );
 
-        // The person has looked: the machine is off, its session with it.
+        // The person has looked: the machine is off, its session with it. The operator is killed between saying so on the attachment
+        // and letting the holder go, and the next leader has to see for itself that the Lease is silent.
+        let operator = &scene.lab.replicas[0];
+        operator.restart_once_with(&[("RDS_CRASH_AFTER".into(), "vouch".into())])?;
+        let before = operator.operator.starts();
         scene.appliance.power_off("one");
         scene
             .annotate("rdsvolume", "held", "rds.csi.srvlab.io/node-is-off=one/boot-1-of-one")
             .await?;
         scene.connected("held", &two).await?;
+        ensure!(operator.operator.starts() > before, "it was not killed");
         scene.annotation_gone("held", "rds.csi.srvlab.io/node-is-off").await?;
         scene.written_by("held", &["two"]).await?;
         let status = scene.status("held").await?;

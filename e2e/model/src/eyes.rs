@@ -203,6 +203,8 @@ impl Look {
             cut_now: self.cut_now.map(|node| node.to_string()),
             vouch: self.vouch(),
             canary: None,
+            // A cut may come that early.
+            just_opened: false,
             did: self.did,
             appliance_failed: false,
             now: Timestamp::UNIX_EPOCH,

@@ -22,7 +22,15 @@ use super::model::Refusal;
 use super::observe::{ADMITTED, Outside, VOUCHED, WITHDRAWN};
 
 /// Crash points behind the writes.
-pub(crate) const WRITES: [&str; 6] = ["withdraw", "grant", "deny", "forget-attachment", "drop-word", "say-use"];
+pub(crate) const WRITES: [&str; 7] = [
+    "withdraw",
+    "grant",
+    "deny",
+    "forget-attachment",
+    "drop-word",
+    "say-use",
+    "vouch",
+];
 
 /// The API server, for the protocol.
 pub(crate) struct Store {
@@ -65,7 +73,7 @@ impl Store {
     pub(crate) async fn vouched(&self, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
         let message = "a person vouches that the node is off";
         self.say(outside, uid, Some(false), VOUCHED, message, None).await?;
-        crash::after("vouch");
+        crash::after(WRITES[6]);
         Ok(())
     }
 
@@ -171,7 +179,8 @@ impl Store {
         };
         let name = attachment.name_any();
         match self.attachments.patch(&name, &params, &Patch::Merge(&patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            // It has changed since, or is gone: whoever looks next sees what it is now.
+            Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
             Err(error) => Err(ApiError::named(name, error)),
             Ok(_) => Ok(()),
         }

@@ -68,6 +68,8 @@ pub struct Seen {
     pub canary: Option<Canary>,
     /// Fenced nodes that have acknowledged it, or are gone: they need not be remembered.
     pub acknowledged: Vec<String>,
+    /// The record of holders has been open for a moment only: a node that is connected may not have had the time to say so.
+    pub just_opened: bool,
     /// What this pass did on the appliance, and read back.
     pub did: Option<Did>,
     /// The result of this pass' last command on the appliance is not known, or it failed: no further command now.
@@ -350,6 +352,11 @@ fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
                 waits.ask.node
             ),
         );
+    }
+    if seen.just_opened {
+        let why =
+            "the record of who uses the volume was lost: who is connected gets the time to say so before all are cut";
+        return owed("", why.to_owned());
     }
     match &seen.licence {
         Licence::Withheld(why) => owed(

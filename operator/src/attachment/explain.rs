@@ -95,6 +95,7 @@ mod tests {
             vouch: None,
             canary: None,
             acknowledged: vec![],
+            just_opened: false,
             did: None,
             appliance_failed: false,
             now: Timestamp::UNIX_EPOCH,

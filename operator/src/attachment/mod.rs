@@ -7,6 +7,7 @@ mod api;
 pub mod decide;
 mod evidence;
 mod explain;
+mod gate;
 mod licence;
 mod metrics;
 mod migration;
@@ -17,12 +18,16 @@ mod observe_tests;
 mod reconcile;
 pub mod record;
 mod rounds;
+#[cfg(test)]
+mod rounds_tests;
 pub mod standing;
 #[cfg(test)]
 mod tests;
 pub mod vouch;
+mod wish;
 
 pub(crate) use api::Store;
+pub(crate) use gate::Gate;
 pub use metrics::AttachmentMetrics;
 pub(crate) use metrics::{FenceResult, MigrationResult, TestResult};
 pub(crate) use migration::Turn;

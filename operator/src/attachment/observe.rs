@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{Api, ListParams};
@@ -37,6 +37,9 @@ pub(crate) const CLEARED: &str = "Cleared";
 pub(crate) const WITHDRAWN: &str = "Withdrawn";
 /// The same, once a person has vouched that the node is off.
 pub(crate) const VOUCHED: &str = "NodeIsOff";
+
+/// A node that is alive says within so long that it is connected, once its RdsAttachment was made again.
+const SPEAK: SignedDuration = SignedDuration::from_secs(10);
 
 /// Times that evidence needs.
 #[derive(Clone, Copy, Debug)]
@@ -287,6 +290,9 @@ pub(crate) async fn seen(
         }),
         vouch: vouched.map(|word| judge(word, named.as_ref())),
         cut_now,
+        just_opened: status
+            .holders_unknown_since
+            .is_some_and(|since| now.duration_since(since.0) < SPEAK),
         did: None,
         appliance_failed: false,
         now,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF, FINALIZER};
-use rds_crds::volume::FencePhase;
+use rds_crds::volume::{FencePhase, Holder};
 use rds_crds::{RdsServer, RdsVolume};
 use tracing::{info, warn};
 
@@ -20,12 +20,16 @@ use crate::routeros::{Client, Generation, Guard, Nonce, Nqn, OwnerTag, RdsError}
 use super::api::{ApiError, Store};
 use super::decide::{Did, Owed, Release, Said, Seen, Step, decide};
 use super::explain;
+use super::gate::Gate;
 use super::migration::turn;
 use super::observe::{Outside, seen};
 use super::record::{Change, changed};
 
 /// Steps of one pass.
 const MAX_STEPS: usize = 64;
+
+/// Whoever asks while the gate is closed is looked at again so soon: it opens with the first list of a new leader.
+const GATE: Duration = Duration::from_millis(200);
 
 /// Crash points behind the commands of a fence.
 pub(crate) const COMMANDS: [&str; 2] = ["cut", "reopen"];
@@ -42,8 +46,8 @@ pub(crate) struct Place<'a> {
     pub(crate) port: u16,
     /// The base NQN.
     pub(crate) base: String,
-    /// Lost RdsAttachments were made again since this leader began: what is missing is missing.
-    pub(crate) rebuilt: bool,
+    /// Which volumes were looked at for what a lost object store has lost.
+    pub(crate) gate: &'a Gate,
 }
 
 /// One pass over the attachments of one volume. `None`: nothing is waited for.
@@ -93,7 +97,7 @@ pub(crate) async fn reconcile(
             }
             Step::Forget(uid) => store.forget(outside, &uid).await?,
             // Who came before may be missing in a restored object store: nobody new gets in before that was looked at.
-            Step::Admit(..) if !place.rebuilt => return Ok(Some(Action::requeue(Duration::from_millis(200)))),
+            Step::Admit(..) if !place.gate.is_open(&volume.name_any()) => return Ok(Some(Action::requeue(GATE))),
             Step::Admit(ask, role, _) => {
                 let node = ask.node.clone();
                 swap(volume, &store, &Change::Admit(ask, role), now).await?;
@@ -147,6 +151,8 @@ pub(crate) async fn reconcile(
             }
         }
         let after = volume.status.as_ref().map(|s| s.holders.as_slice()).unwrap_or_default();
+        let nodes = |all: &[Holder]| all.iter().map(|h| h.node.clone()).collect::<Vec<_>>();
+        place.gate.passed(&volume.name_any(), &nodes(&holders), &nodes(after));
         if let Some(turn) = turn(&holders, after, now) {
             let late = seen.volume.migration_deadline.is_some_and(|deadline| now >= deadline);
             announcer.migration(volume, &turn, late);

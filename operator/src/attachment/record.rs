@@ -38,7 +38,7 @@ pub enum Change {
 
 impl Change {
     /// All names, for the crash test.
-    pub(crate) const NAMES: [&str; 7] = [
+    pub(crate) const NAMES: [&str; 8] = [
         "record-admission",
         "record-succession",
         "record-release",
@@ -46,11 +46,12 @@ impl Change {
         "record-cut",
         "record-end-fence",
         "record-acknowledged",
+        "record-holes",
     ];
 
     /// The name of its crash point.
     pub(crate) fn name(&self) -> &'static str {
-        let [admission, succession, release, begin, cut, end, acknowledged] = Self::NAMES;
+        let [admission, succession, release, begin, cut, end, acknowledged, holes] = Self::NAMES;
         match self {
             Self::Admit(..) => admission,
             Self::Succeed(..) => succession,
@@ -59,7 +60,7 @@ impl Change {
             Self::RecordCut => cut,
             Self::EndFence => end,
             Self::Acknowledged(_) => acknowledged,
-            Self::OpenRecord => "record-holes",
+            Self::OpenRecord => holes,
         }
     }
 }

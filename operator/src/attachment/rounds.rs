@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use csi_proto::csi::v1 as csi;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
@@ -24,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::metrics::AttachmentMetrics;
 use super::record::{Change, changed};
+use super::wish::{Wanted, is_attached, request, wanted};
 use crate::crash;
 use crate::server::fleet::Fleet;
 use crate::telemetry::{Telemetry, chain};
@@ -44,42 +44,28 @@ pub(crate) struct Rounds {
     pub(crate) every: Duration,
 }
 
-/// A first round that could not see all is made again so soon.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// Why an attachment could not be made again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    /// The API server did not answer, or something changed meanwhile.
-    Api,
-    /// There is no such volume, or it cannot be attached so.
-    Volume,
-}
-
-/// What Kubernetes holds for attached.
-struct Wanted {
-    wish: VolumeAttachment,
-    volume: PersistentVolume,
-    handle: String,
-}
+/// A round that left a volume undecided is made again: so soon, and ever later.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 impl Rounds {
     /// Runs until `stop`, the first round at once (R57).
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = AGAIN.0;
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             loop {
                 if stop.run_until_cancelled(self.round()).await.is_none() {
                     return;
                 }
-                // Nobody new is admitted before the first one has seen all.
-                if self.fleet.attachments_are_rebuilt() {
+                // Nobody new is admitted to what no round could judge.
+                if self.fleet.gate.is_wide_open() {
                     break;
                 }
-                if stop.run_until_cancelled(sleep(AGAIN)).await.is_none() {
+                if stop.run_until_cancelled(sleep(again)).await.is_none() {
                     return;
                 }
+                again = (again * 2).min(AGAIN.1);
             }
         }
     }
@@ -88,10 +74,7 @@ impl Rounds {
         let (started, now) = (Instant::now(), Timestamp::now());
         let looked = self.wake();
         match self.rebuild().await {
-            Ok((made, missing, unsure)) => {
-                if unsure == 0 {
-                    self.fleet.attachments_were_rebuilt();
-                }
+            Ok((made, missing)) => {
                 if missing == 0 {
                     self.fleet.attachments_were_complete(now);
                 }
@@ -134,109 +117,135 @@ impl Rounds {
             .count()
     }
 
-    /// How many were made, how many could not be, and of these how many since the API server did not answer.
-    async fn rebuild(&self) -> Result<(usize, usize, usize), kube::Error> {
-        let (mut made, mut missing, mut unsure) = (0, 0, 0);
-        for wanted in self.wanted().await? {
-            match self.restore(&wanted).await {
-                Ok(true) => made += 1,
-                Ok(false) => {}
-                Err((trouble, why)) => {
-                    missing += 1;
-                    unsure += usize::from(trouble == Trouble::Api);
-                    warn!(
-                        volume = wanted.handle,
-                        node = wanted.wish.spec.node_name,
-                        why,
-                        "attached, and its RdsAttachment is missing"
-                    );
+    /// How many were made, and how many could not be.
+    pub(super) async fn rebuild(&self) -> Result<(usize, usize), kube::Error> {
+        let all = self.attached().await?;
+        let known: BTreeSet<(&str, &str)> = all
+            .iter()
+            .map(|w| (w.handle.as_str(), w.wish.spec.node_name.as_str()))
+            .collect();
+        let gate = &self.fleet.gate;
+        gate.forget(|volume, node| known.contains(&(volume, node)));
+        let mut volumes: BTreeMap<&str, Vec<&Wanted>> = BTreeMap::new();
+        for wanted in all.iter().filter(|w| !self.fits(w)) {
+            volumes.entry(&wanted.handle).or_default().push(wanted);
+        }
+        gate.listed(volumes.keys().map(|volume| (*volume).to_owned()));
+        let (mut made, mut missing) = (0, 0);
+        for (volume, wishes) in volumes {
+            let mut decided = true;
+            for wanted in wishes {
+                let done = match self.judge(wanted).await {
+                    Ok(true) => self.restore(wanted).await,
+                    Ok(false) => Ok(false),
+                    Err(why) => {
+                        decided = false;
+                        Err(why)
+                    }
+                };
+                match done {
+                    Ok(restored) => made += usize::from(restored),
+                    Err(why) => {
+                        missing += 1;
+                        warn!(
+                            volume,
+                            node = wanted.wish.spec.node_name,
+                            why,
+                            "attached, and its RdsAttachment is missing"
+                        );
+                    }
                 }
             }
+            if decided {
+                gate.decided(volume);
+            }
         }
-        Ok((made, missing, unsure))
+        Ok((made, missing))
     }
 
-    /// The VolumeAttachments of this driver that are attached, with their volumes: live lists.
-    async fn wanted(&self) -> Result<Vec<Wanted>, kube::Error> {
-        let all = Api::<VolumeAttachment>::all(self.world.client.clone())
-            .list(&ListParams::default())
-            .await?
-            .items;
-        let ours =
-            |a: &VolumeAttachment| a.spec.attacher == self.driver && a.status.as_ref().is_some_and(|s| s.attached);
-        let all: Vec<VolumeAttachment> = all.into_iter().filter(ours).collect();
-        if all.is_empty() {
-            return Ok(Vec::new());
-        }
-        let volumes = Api::<PersistentVolume>::all(self.world.client.clone())
-            .list(&ListParams::default())
-            .await?
-            .items;
-        let volumes: BTreeMap<String, PersistentVolume> = volumes.into_iter().map(|v| (v.name_any(), v)).collect();
-        let known = all.into_iter().filter_map(|wish| {
-            let volume = volumes.get(wish.spec.source.persistent_volume_name.as_ref()?)?.clone();
-            let handle = volume.spec.as_ref()?.csi.as_ref()?.volume_handle.clone();
-            Some(Wanted { wish, volume, handle })
-        });
-        Ok(known.collect())
+    /// What Kubernetes holds for attached: live lists.
+    async fn attached(&self) -> Result<Vec<Wanted>, kube::Error> {
+        let (wishes, volumes) = (
+            Api::<VolumeAttachment>::all(self.world.client.clone()),
+            Api::<PersistentVolume>::all(self.world.client.clone()),
+        );
+        let params = ListParams::default();
+        let (wishes, volumes) = tokio::try_join!(wishes.list(&params), volumes.list(&params))?;
+        Ok(wanted(&self.driver, wishes.items, volumes.items))
     }
 
-    /// Whether an RdsAttachment was made.
-    async fn restore(&self, wanted: &Wanted) -> Result<bool, (Trouble, String)> {
+    /// Whether the caches show all that belongs to it. The first look at a volume wants its holder too: csi-attacher may have made a
+    /// lost RdsAttachment again by now.
+    fn fits(&self, wanted: &Wanted) -> bool {
         let node = &wanted.wish.spec.node_name;
         let name = rds_crds::identity::attachment_name(&wanted.handle, node);
-        let holds = |v: &RdsVolume| {
-            let status = v.status.as_ref();
-            status.is_some_and(|s| s.holders.iter().any(|h| h.node == *node))
-        };
-        // The first round looks at the holders too: csi-attacher may have made a lost RdsAttachment again by now.
-        let first = !self.fleet.attachments_are_rebuilt();
-        let recorded = || self.world.volumes.get(&wanted.handle).is_some_and(|v| holds(&v));
-        if self.world.attachments.get(&name).is_some() && (!first || recorded()) {
-            return Ok(false);
-        }
-        let told = |what: &str, e: &kube::Error| (Trouble::Api, format!("cannot {what}: {}", chain(e)));
+        let recorded = || self.world.volumes.get(&wanted.handle).is_some_and(|v| holds(&v, node));
+        self.world.attachments.get(&name).is_some() && (self.fleet.gate.is_open(&wanted.handle) || recorded())
+    }
+
+    /// Opens the record of holders where it misses that node; whether its RdsAttachment is missing. An error: nothing is known.
+    async fn judge(&self, wanted: &Wanted) -> Result<bool, String> {
+        let node = &wanted.wish.spec.node_name;
+        let told = |what: &str, e: &kube::Error| format!("cannot {what}: {}", chain(e));
         let attachments: Api<RdsAttachment> = Api::all(self.world.client.clone());
+        let name = rds_crds::identity::attachment_name(&wanted.handle, node);
         let found = attachments.get_opt(&name).await.map_err(|e| told("read it", &e))?;
-        if found.is_some() && !first {
+        if found.is_some() && self.fleet.gate.is_open(&wanted.handle) {
             return Ok(false);
         }
         let volumes: Api<RdsVolume> = Api::all(self.world.client.clone());
-        let volume = volumes.get_opt(&wanted.handle).await;
-        let Some(volume) = volume.map_err(|e| told("read its RdsVolume", &e))? else {
-            return match found {
-                Some(_) => Ok(false),
-                None => Err((Trouble::Volume, "its RdsVolume is missing too".to_owned())),
-            };
+        let volume = volumes
+            .get_opt(&wanted.handle)
+            .await
+            .map_err(|e| told("read its RdsVolume", &e))?
+            .ok_or("its RdsVolume is missing too")?;
+        if holds(&volume, node) {
+            return Ok(found.is_none());
+        }
+        // A detach is asked for before a holder goes: read behind the holders, only this tells a hole from a detach.
+        let wishes: Api<VolumeAttachment> = Api::all(self.world.client.clone());
+        let wish = wishes.get_opt(&wanted.wish.name_any()).await;
+        let wish = wish.map_err(|e| told("read its VolumeAttachment again", &e))?;
+        let still = |w: &VolumeAttachment| {
+            w.metadata.uid == wanted.wish.metadata.uid && w.metadata.deletion_timestamp.is_none() && is_attached(w)
         };
-        if !holds(&volume) {
-            if wanted.wish.metadata.deletion_timestamp.is_some() {
-                // Detached, and about to be forgotten.
-                return Ok(false);
-            }
-            // Kubernetes was told that the node has the volume, and the record does not know of it: it was lost, or is older.
-            let name = volume.name_any();
+        if !wish.as_ref().is_some_and(still) {
+            return Ok(false);
+        }
+        let explained = cut_since(&volume, &wanted.wish) || self.fleet.gate.has_let_go(&wanted.handle, node);
+        if !explained && !is_open(&volume) {
+            let open = Change::OpenRecord;
             let store = crate::volume::Store::new(&self.world.client);
-            let open = changed(&volume, &Change::OpenRecord, Timestamp::now());
-            let told = |e| {
-                let why = format!("cannot record that the holders of RdsVolume {name} are not known: {e}");
-                (Trouble::Api, why)
-            };
-            store.swap_status(&open).await.map_err(told)?;
+            store
+                .swap_status(&changed(&volume, &open, Timestamp::now()))
+                .await
+                .map_err(|e| format!("cannot record that the holders of its RdsVolume are not known: {e}"))?;
+            crash::after(open.name());
             warn!(
-                volume = name,
+                volume = volume.name_any(),
                 node, "attached, and not recorded as a holder: who uses the volume is not known"
             );
         }
-        if found.is_some() {
-            return Ok(false);
-        }
-        let request = request(&wanted.volume, &wanted.handle, node);
-        let object = crate::csi::attachment(request, &volume.spec).map_err(|e| (Trouble::Volume, e.to_string()))?;
+        Ok(found.is_none())
+    }
+
+    /// Makes the RdsAttachment again; whether it was missing still.
+    async fn restore(&self, wanted: &Wanted) -> Result<bool, String> {
+        let node = &wanted.wish.spec.node_name;
+        let told = |what: &str, e: &kube::Error| format!("cannot {what}: {}", chain(e));
+        let pv = wanted.volume.as_ref().ok_or("its PersistentVolume is missing too")?;
+        let volumes: Api<RdsVolume> = Api::all(self.world.client.clone());
+        let volume = volumes
+            .get(&wanted.handle)
+            .await
+            .map_err(|e| told("read its RdsVolume", &e))?;
+        let object =
+            crate::csi::attachment(request(pv, &wanted.handle, node), &volume.spec).map_err(|e| e.to_string())?;
         let parameters = PostParams {
             field_manager: Some(manager::CSI.to_owned()),
             dry_run: false,
         };
+        let attachments: Api<RdsAttachment> = Api::all(self.world.client.clone());
         let made = match attachments.create(&parameters, &object).await {
             Ok(made) => made,
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(false),
@@ -281,99 +290,27 @@ impl Rounds {
     }
 }
 
-/// What csi-attacher asks for such a volume.
-fn request(volume: &PersistentVolume, handle: &str, node: &str) -> csi::ControllerPublishVolumeRequest {
-    use csi::volume_capability::access_mode::Mode;
-    use csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
-    let spec = volume.spec.clone().unwrap_or_default();
-    let source = spec.csi.unwrap_or_default();
-    let modes = spec.access_modes.unwrap_or_default();
-    let has = |mode: &str| modes.iter().any(|m| m == mode);
-    let mode = match (has("ReadWriteMany"), has("ReadOnlyMany"), has("ReadWriteOnce")) {
-        (true, _, _) => Mode::MultiNodeMultiWriter,
-        (false, true, true) => Mode::MultiNodeSingleWriter,
-        (false, true, false) => Mode::MultiNodeReaderOnly,
-        (false, false, _) if has("ReadWriteOncePod") => Mode::SingleNodeSingleWriter,
-        (false, false, _) => Mode::SingleNodeMultiWriter,
-    };
-    let access_type = if spec.volume_mode.as_deref() == Some("Block") {
-        AccessType::Block(BlockVolume {})
-    } else {
-        AccessType::Mount(MountVolume {
-            fs_type: source.fs_type.unwrap_or_default(),
-            mount_flags: spec.mount_options.unwrap_or_default(),
-            ..MountVolume::default()
-        })
-    };
-    csi::ControllerPublishVolumeRequest {
-        volume_id: handle.to_owned(),
-        node_id: node.to_owned(),
-        volume_capability: Some(csi::VolumeCapability {
-            access_mode: Some(AccessMode { mode: mode.into() }),
-            access_type: Some(access_type),
-        }),
-        readonly: source.read_only.unwrap_or_default(),
-        ..csi::ControllerPublishVolumeRequest::default()
-    }
+fn holds(volume: &RdsVolume, node: &str) -> bool {
+    let status = volume.status.as_ref();
+    status.is_some_and(|s| s.holders.iter().any(|h| h.node == node))
 }
 
-#[cfg(test)]
-mod tests {
-    use rds_crds::volume::{AccessMode, RdsVolumeSpec};
-    use serde_json::json;
+/// Whether it is said already that the record of holders has holes.
+fn is_open(volume: &RdsVolume) -> bool {
+    let status = volume.status.as_ref();
+    status.is_some_and(|s| s.holders_unknown_since.is_some())
+}
 
-    use super::*;
-
-    #[test]
-    fn a_restored_attachment_is_the_one_that_publish_would_make() {
-        let volume = |modes: serde_json::Value, mode: &str, read_only: bool| -> PersistentVolume {
-            serde_json::from_value(json!({"metadata": {"name": "pvc-1"}, "spec": {
-                "accessModes": modes, "volumeMode": mode, "mountOptions": ["noatime"],
-                "csi": {"driver": "d", "volumeHandle": "pvc-1", "fsType": "ext4", "readOnly": read_only},
-            }}))
-            .unwrap()
-        };
-        let spec = |modes: serde_json::Value, mode: &str| -> RdsVolumeSpec {
-            serde_json::from_value(json!({"server": "s", "capacity": "1Gi", "accessModes": modes, "volumeMode": mode}))
-                .unwrap()
-        };
-        for (modes, mode, read_only, wanted) in [
-            (
-                json!(["ReadWriteOnce"]),
-                "Filesystem",
-                false,
-                (AccessMode::ReadWriteOnce, None),
-            ),
-            (
-                json!(["ReadWriteOnce"]),
-                "Filesystem",
-                true,
-                (AccessMode::ReadWriteOnce, Some(true)),
-            ),
-            (
-                json!(["ReadWriteOncePod"]),
-                "Filesystem",
-                false,
-                (AccessMode::ReadWriteOncePod, None),
-            ),
-            (
-                json!(["ReadOnlyMany"]),
-                "Filesystem",
-                false,
-                (AccessMode::ReadOnlyMany, Some(true)),
-            ),
-            (
-                json!(["ReadWriteMany"]),
-                "Block",
-                false,
-                (AccessMode::ReadWriteMany, None),
-            ),
-        ] {
-            let asked = request(&volume(modes.clone(), mode, read_only), "pvc-1", "n1");
-            let made = crate::csi::attachment(asked, &spec(modes, mode)).unwrap();
-            assert_eq!((made.spec.access_mode, made.spec.read_only), wanted);
-            assert_eq!(made.finalizers(), [rds_crds::names::FINALIZER]);
-            assert_eq!((made.spec.volume.as_str(), made.spec.node.as_str()), ("pvc-1", "n1"));
-        }
-    }
+/// Whether the node was cut off after it was attached: then it is no holder rightly. A cut of before says nothing, as the node may have
+/// got the volume again since.
+fn cut_since(volume: &RdsVolume, wish: &VolumeAttachment) -> bool {
+    let Some(made) = &wish.metadata.creation_timestamp else {
+        return false;
+    };
+    let status = volume.status.as_ref();
+    status.is_some_and(|s| {
+        s.fenced
+            .iter()
+            .any(|f| f.node == wish.spec.node_name && f.at.0 > made.0)
+    })
 }

@@ -231,6 +231,7 @@ fn seen(volume: VolumeView, attachments: Vec<AttachmentView>) -> Seen {
         cut_now: None,
         vouch: None,
         canary: None,
+        just_opened: false,
         did: None,
         appliance_failed: false,
         now: at(0),
@@ -385,6 +386,12 @@ fn i4_holes_in_the_record_are_closed_by_the_nodes_own_word_or_by_a_cut_of_everyb
     );
     let mut asking = seen(world.clone(), vec![attachment("n2", false, refused.clone())]);
     assert_eq!(decide(&asking), Step::BeginFence(String::new(), String::new()));
+    asking.just_opened = true;
+    assert!(
+        !matches!(decide(&asking), Step::BeginFence(..)),
+        "who is connected may not have had the time to say so"
+    );
+    asking.just_opened = false;
     asking.licence = Licence::Withheld("not proven".into());
     let Step::Deny(_, Refusal::FencePending, text) = decide(&asking) else {
         panic!("{:?}", decide(&asking))

@@ -3,7 +3,6 @@
 //! Only the lease holder has any. A handle is a cache: what destroys something reads fresh first.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use jiff::Timestamp;
 use rds_crds::{RdsServer, Reason};
 use tokio::time::Instant;
 
+use crate::attachment::Gate;
 use crate::routeros::{Bytes, Client, Inventory, RdsError, Slot};
 
 use super::room::{Limits, Promises, available};
@@ -123,7 +123,8 @@ impl Handle {
 pub(crate) struct Fleet {
     handles: Mutex<HashMap<String, Arc<Handle>>>,
     attachments_complete: Mutex<Option<Timestamp>>,
-    rebuilt: AtomicBool,
+    /// Who may be admitted so far.
+    pub(crate) gate: Gate,
     /// The last conclusion about each server that was looked at; nothing of one that cannot even be connected to.
     concluded: Mutex<HashMap<String, Option<Fitness>>>,
 }
@@ -131,16 +132,6 @@ pub(crate) struct Fleet {
 impl Fleet {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Handle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Every VolumeAttachment was looked at, and what was missing was made again where that was possible.
-    pub(crate) fn attachments_were_rebuilt(&self) {
-        self.rebuilt.store(true, Ordering::Release);
-    }
-
-    /// Whether that has happened since this leader began.
-    pub(crate) fn attachments_are_rebuilt(&self) -> bool {
-        self.rebuilt.load(Ordering::Acquire)
     }
 
     /// At that moment no VolumeAttachment was without its RdsAttachment.

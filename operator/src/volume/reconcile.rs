@@ -269,7 +269,7 @@ impl<'a> Pass<'a> {
             guard,
             port: self.want.port,
             base: self.want.base.clone(),
-            rebuilt: self.cx.fleet.attachments_are_rebuilt(),
+            gate: &self.cx.fleet.gate,
         };
         let outside = attachment::Outside {
             world: &self.cx.world,

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use csi::controller_client::ControllerClient;
 use csi::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1 as csi;
+use e2e::appliance::Appliance;
 use e2e::controller::connect;
 use e2e::csi::{capability, create, publish, unpublish};
 use e2e::lab::Options;
@@ -34,7 +35,7 @@ struct World {
     lab: Lab,
     client: ControllerClient<Channel>,
     _machines: Vec<Machine>,
-    _appliance: e2e::appliance::Appliance,
+    _appliance: Appliance,
 }
 
 async fn world() -> Result<&'static World> {
