@@ -52,19 +52,37 @@ pub(crate) struct Patience {
 
 /// What this leader has seen by its own clock. Empty after it gained the Lease: everything counts anew.
 #[derive(Default)]
-pub(crate) struct Clock(Mutex<HashMap<String, (String, Instant)>>);
+pub(crate) struct Clock(Mutex<HashMap<String, Watched>>);
+
+struct Watched {
+    value: String,
+    since: Instant,
+    /// It had another value before.
+    changed: bool,
+}
 
 impl Clock {
     /// For how long `key` has shown `value`, since this leader first saw that.
     fn unchanged(&self, key: String, value: &str) -> Duration {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match all.get(&key) {
-            Some((old, since)) if old == value => since.elapsed(),
-            _ => {
-                all.insert(key, (value.to_owned(), Instant::now()));
+            Some(known) if known.value == value => known.since.elapsed(),
+            other => {
+                let watched = Watched {
+                    value: value.to_owned(),
+                    since: Instant::now(),
+                    changed: other.is_some(),
+                };
+                all.insert(key, watched);
                 Duration::ZERO
             }
         }
+    }
+
+    /// Whether `key` has changed under the eyes of this leader.
+    fn has_changed(&self, key: &str) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(key).is_some_and(|known| known.changed)
     }
 }
 
@@ -127,6 +145,10 @@ fn of_node(node: &Node, uid: String) -> NodeFacts {
     }
 }
 
+fn lease_key(node: &str) -> String {
+    format!("lease/{}", lease_name(node))
+}
+
 fn pulse(world: &World, clock: &Clock, node: &str, patience: Patience) -> Pulse {
     let name = lease_name(node);
     let renewed = world
@@ -138,7 +160,7 @@ fn pulse(world: &World, clock: &Clock, node: &str, patience: Patience) -> Pulse 
                 .and_then(|s| s.renew_time.as_ref().map(|t| t.0.to_string()))
         })
         .unwrap_or_default();
-    let silent = clock.unchanged(format!("lease/{name}"), &renewed);
+    let silent = clock.unchanged(lease_key(node), &renewed);
     match (silent < patience.lease, renewed.is_empty()) {
         (true, false) => Pulse::Fresh,
         (true, true) => Pulse::Unknown,
@@ -218,9 +240,14 @@ pub(crate) async fn seen(
         }
         if asked_about {
             let shown = Some(&facts.boot_id).filter(|boot| !boot.is_empty());
+            // What a new leader finds may be the last renewal of a machine that is off: only one that it has seen refutes the word.
+            let seen_alive = outside.clock.has_changed(&lease_key(&holder.node));
             named = Some(Named {
                 attachment: uid.clone(),
-                pulse,
+                pulse: match pulse {
+                    Pulse::Fresh if !seen_alive => Pulse::Unknown,
+                    Pulse::Fresh | Pulse::Stale | Pulse::Unknown => pulse,
+                },
                 detach_wanted: going && !still_wanted,
                 boot_id: intent.map(|i| &i.boot_id).or(shown).cloned(),
             });
@@ -425,4 +452,21 @@ async fn wanted_nodes(client: &Client, driver: &str, volume: &str) -> Result<Vec
         .filter(wants)
         .map(|a| a.spec.node_name.clone())
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i4_what_a_new_leader_finds_is_no_renewal_that_it_saw() {
+        let clock = Clock::default();
+        clock.unchanged("lease/a".to_owned(), "10:00");
+        assert!(!clock.has_changed("lease/a") && !clock.has_changed("lease/b"));
+        clock.unchanged("lease/a".to_owned(), "10:00");
+        assert!(!clock.has_changed("lease/a"));
+        clock.unchanged("lease/a".to_owned(), "10:05");
+        clock.unchanged("lease/a".to_owned(), "10:05");
+        assert!(clock.has_changed("lease/a"));
+    }
 }
