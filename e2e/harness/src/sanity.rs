@@ -2,7 +2,8 @@
 
 use std::process::Output;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 /// How often it may miss a connection.
 pub const TRIES: usize = 3;
@@ -36,8 +37,44 @@ pub fn verdict(printed: &str) -> Result<&str> {
     Ok(ran)
 }
 
+/// What no service of ours advertises, in the words in which specs skip themselves (csi-test 5.4, `pkg/sanity`).
+const NOT_ADVERTISED: [&str; 11] = [
+    "Snapshot not supported",
+    "CreateSnapshot not supported",
+    "DeleteSnapshot not supported",
+    "ListSnapshots not supported",
+    "Volume Cloning not supported",
+    "ControllerModifyVolume not supported",
+    "Modify Volume not supported",
+    "Modify volume not supported",
+    "GroupControllerService not supported",
+    "VolumeGroupSnapshots not supported",
+    // It fills a node to its limit, where a flag asks for it.
+    "testnodevolumeattachlimit not enabled",
+];
+
+/// How many specs skipped themselves, when each did for something that is not advertised. `report` is what
+/// `-ginkgo.json-report` wrote.
+pub fn skipped(report: &str) -> Result<usize> {
+    let suites: Value = serde_json::from_str(report).context("read the report of csi-sanity")?;
+    let specs = suites[0]["SpecReports"].as_array().context("no specs in the report")?;
+    let (mut skipped, mut missed) = (0, Vec::new());
+    for spec in specs.iter().filter(|spec| spec["State"] == "skipped") {
+        let why = spec["Failure"]["Message"].as_str().unwrap_or_default();
+        let spec = spec["LeafNodeText"].as_str().unwrap_or_default();
+        if !NOT_ADVERTISED.contains(&why) {
+            missed.push(format!("`{spec}`: {why}"));
+        }
+        skipped += 1;
+    }
+    ensure!(missed.is_empty(), "csi-sanity skipped {}", missed.join("; "));
+    Ok(skipped)
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -47,6 +84,20 @@ mod tests {
         assert!(verdict("Ran 0 of 92 Specs\nSUCCESS! -- 0 Passed | 0 Failed").is_err());
         let bad = "[FAIL] Node Service\nRan 57 of 92 Specs\nFAIL! -- 56 Passed | 1 Failed";
         assert!(verdict(bad).is_err_and(|error| error.to_string().contains("Node Service")));
+    }
+
+    #[test]
+    fn only_what_is_not_advertised_may_be_skipped() {
+        let report = |why: &str| {
+            let spec = |state, why| json!({"State": state, "LeafNodeText": "should", "Failure": {"Message": why}});
+            json!([{"SpecReports": [spec("passed", ""), spec("skipped", why)]}]).to_string()
+        };
+        assert_eq!(skipped(&report("CreateSnapshot not supported")).ok(), Some(1));
+        let said = skipped(&report("NodeStageVolume not supported"))
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("`should`: NodeStageVolume not supported"), "{said}");
+        assert!(skipped("[]").is_err());
     }
 
     #[test]
