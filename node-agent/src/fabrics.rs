@@ -52,6 +52,8 @@ pub struct Session {
     pub nqn: String,
     /// State as the kernel spells it, the whole line.
     pub state: String,
+    /// The kernel shows a disk behind it. A live one may have none: the target shows no namespace, or another than before.
+    pub disk: bool,
 }
 
 /// A connection that the kernel has, with or without its disk.

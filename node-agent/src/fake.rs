@@ -110,6 +110,7 @@ impl Fabrics for Simulated {
         let rows = self.rows()?;
         let session = |row: Row| Session {
             state: state(&row.link).to_owned(),
+            disk: true,
             nqn: row.nqn,
         };
         Ok(rows.into_iter().map(session).collect())

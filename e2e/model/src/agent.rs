@@ -305,6 +305,7 @@ fn session(nqn: u8, state: &str, used: bool) -> SessionSeen {
         nqn: name(nqn),
         generation: Some(u32::from(nqn % FRESH)),
         state: state.to_owned(),
+        disk: true,
         used: match used {
             true => Use::Used("pod".to_owned()),
             false => Use::Unused,

@@ -75,6 +75,7 @@ mod tests {
             nqn: OLD.into(),
             generation: Some(1),
             state: state.into(),
+            disk: true,
             used: Use::Unused,
         }
     }

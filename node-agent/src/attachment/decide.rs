@@ -136,10 +136,10 @@ pub fn cut_at_target(prefix: &str, session: &SessionSeen, volume: &VolumeSeen) -
         && session.generation.is_some_and(|here| here < volume.generation)
 }
 
-struct Look<'a> {
-    seen: &'a Seen,
-    sessions: &'a [SessionSeen],
-    volume: Option<&'a VolumeSeen>,
+pub(super) struct Look<'a> {
+    pub(super) seen: &'a Seen,
+    pub(super) sessions: &'a [SessionSeen],
+    pub(super) volume: Option<&'a VolumeSeen>,
 }
 
 impl Look<'_> {
@@ -384,63 +384,6 @@ impl Look<'_> {
             | Step::Report(_)
             | Step::Disconnect(..)
             | Step::DeclareDisconnected(..)) => step,
-        }
-    }
-
-    /// What is to be said as things are; `connected` where the caller knows better than the sessions show.
-    fn report(&self, connected: Option<Word>) -> Report {
-        let said = &self.seen.attachment.said;
-        let touched = said.intent.is_some() || !self.sessions.is_empty();
-        let session = self.sessions.first();
-        let unused = self.seen.leftover == Use::Unused && self.sessions.iter().all(|s| s.used == Use::Unused);
-        // An older session is key 3's; one that cannot be read may be older.
-        let older = |s: &SessionSeen| {
-            s.generation.is_none_or(|g| {
-                self.volume
-                    .is_some_and(|v| g < v.generation && v.nqn.as_ref() != Some(&s.nqn))
-            })
-        };
-        Report {
-            connected: connected.or_else(|| self.connected(session)),
-            waiting: None,
-            // What the data path has said of it stands; and nobody can take a loss back.
-            healthy: said.report.healthy.clone(),
-            cleared: self.volume.is_some_and(|v| v.fenced) && !self.sessions.iter().any(older),
-            evidence: said.report.evidence.clone(),
-            controller_state: session.map(|s| s.state.clone()),
-            // What is in use by no pod that is known may be one that is not: that is not the same as nobody.
-            used_by: match (touched, unused) {
-                (false, _) => None,
-                (true, true) => Some(Vec::new()),
-                (true, false) => self.seen.users.clone().filter(|users| !users.is_empty()),
-            },
-        }
-    }
-
-    fn connected(&self, session: Option<&SessionSeen>) -> Option<Word> {
-        let word = |status, reason, message| {
-            Some(Word {
-                status,
-                reason,
-                message,
-            })
-        };
-        match session {
-            Some(s) if s.state == "live" => word(true, Reason::Connected, format!("connected as {}", s.nqn)),
-            Some(s) => word(
-                false,
-                Reason::Reconnecting,
-                format!("the controller of {} is {}", s.nqn, s.state),
-            ),
-            // What was said of a failure stays until there is something newer.
-            None => {
-                let before = self.seen.attachment.said.report.connected.clone()?;
-                if before.status {
-                    word(false, Reason::Ended, "the session is gone".to_owned())
-                } else {
-                    Some(before)
-                }
-            }
         }
     }
 }

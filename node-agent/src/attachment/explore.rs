@@ -138,6 +138,7 @@ impl World {
                 nqn: nqn.clone(),
                 generation,
                 state: "live".into(),
+                disk: true,
                 used: self.used.clone(),
             })
         };

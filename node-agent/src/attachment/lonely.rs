@@ -92,6 +92,7 @@ mod tests {
                 nqn: format!("{PREFIX}1"),
                 generation: Some(1),
                 state: "live".into(),
+                disk: true,
                 used: Use::Unknown("not asked".into()),
             },
             volume: Some(volume(1)),

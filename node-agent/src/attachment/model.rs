@@ -165,6 +165,8 @@ pub struct SessionSeen {
     pub generation: Option<u32>,
     /// State as the kernel spells it.
     pub state: String,
+    /// The kernel shows a disk behind it.
+    pub disk: bool,
     /// Whether something on the host uses its device.
     pub used: Use,
 }
@@ -254,6 +256,8 @@ reasons! {
     Connected,
     /// The session is there and not live; the kernel tries again.
     Reconnecting,
+    /// The session is live, and the target shows no disk behind it.
+    NoDisk,
     /// The session is gone and something still uses its device: it is not connected anew beneath that.
     DeviceLost,
     /// The target says that it does not know the NQN, or does not let this host in.

@@ -165,7 +165,7 @@ pub fn with_report(mut agent: AgentStatus, report: &Report, now: Timestamp) -> A
 fn failed(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::Refused | Reason::Unreachable | Reason::ConnectFailed | Reason::DeviceLost
+        Reason::Refused | Reason::Unreachable | Reason::ConnectFailed | Reason::DeviceLost | Reason::NoDisk
     )
 }
 

@@ -62,6 +62,7 @@ impl Agent {
                     nqn: session.nqn,
                     generation,
                     state: session.state,
+                    disk: session.disk,
                     used,
                 });
             }
@@ -309,6 +310,7 @@ pub(super) fn plain(sessions: &[SessionSeen]) -> Vec<Session> {
         .map(|s| Session {
             nqn: s.nqn.clone(),
             state: s.state.clone(),
+            disk: s.disk,
         })
         .collect();
     all.sort();

@@ -154,6 +154,7 @@ async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<V
             nqn: session.nqn.clone(),
             generation: nqn::generation(base, &session.nqn).flatten(),
             state: session.state.clone(),
+            disk: session.disk,
             used: Use::Unknown("not asked".to_owned()),
         },
         volume: None,

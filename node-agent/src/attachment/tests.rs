@@ -30,6 +30,7 @@ fn session(nqn: &str, generation: impl Into<Option<u32>>, used: Use) -> SessionS
         nqn: nqn.into(),
         generation: generation.into(),
         state: "live".into(),
+        disk: true,
         used,
     }
 }
@@ -403,6 +404,50 @@ fn a_lost_device_is_not_connected_beneath_its_mount() {
     assert!(matches!(decide(&seen), Step::Connect(_)), "nobody was beneath it");
 }
 
+/// What was mounted from a disk that went is lost, also when a disk comes back; and what is not proven is not said.
+#[test]
+fn a_live_session_without_a_disk_is_not_connected() {
+    let without = |used| {
+        let mut seen = connected();
+        let mut session = session(BASE, 1, used);
+        session.disk = false;
+        seen.sessions = Sessions::Known(vec![session]);
+        seen
+    };
+    for used in [Use::Unused, Use::Unknown("timeout".into())] {
+        let seen = without(used);
+        let said = report(&seen);
+        let word = said.connected.unwrap();
+        assert_eq!((word.status, word.reason), (false, Reason::NoDisk));
+        assert!(word.message.contains(BASE), "{}", word.message);
+        assert_eq!(said.healthy, None);
+        assert_eq!(
+            decide(&settled(seen)),
+            Step::Rest(Wait::Settled),
+            "it is not connected again"
+        );
+    }
+    let mut seen = settled(without(Use::Used("a mount".into())));
+    let lost = seen.attachment.said.report.healthy.clone();
+    assert_eq!(
+        lost.as_ref().map(|w| (w.status, w.reason)),
+        Some((false, Reason::PossibleDataLoss))
+    );
+    assert_eq!(decide(&seen), Step::Rest(Wait::Settled));
+    seen.sessions = Sessions::Known(vec![session(BASE, 1, Use::Used("a stale mount".into()))]);
+    let said = report(&seen);
+    assert_eq!(said.connected.map(|w| w.reason), Some(Reason::Connected));
+    assert_eq!(said.healthy, lost, "nobody takes a loss back");
+    // While the kernel tries again it may show none: that is no loss yet.
+    let mut seen = without(Use::Used("a mount".into()));
+    if let Sessions::Known(all) = &mut seen.sessions {
+        all[0].state = "connecting".into();
+    }
+    let said = report(&seen);
+    assert_eq!(said.connected.map(|w| w.reason), Some(Reason::Reconnecting));
+    assert_eq!(said.healthy, None);
+}
+
 #[test]
 fn d5_no_new_use_while_a_fence_is_owed() {
     let users = ["a".to_owned()];
@@ -417,6 +462,7 @@ fn decisions_are_pure() {
     for (file, text) in [
         ("decide.rs", include_str!("decide.rs")),
         ("model.rs", include_str!("model.rs")),
+        ("words.rs", include_str!("words.rs")),
     ] {
         for line in text.lines().filter(|l| l.trim_start().starts_with("use ")) {
             for impure in ["kube", "k8s_openapi", "tokio", "jiff", "std::time", "crate::"] {

@@ -130,9 +130,12 @@ impl Fabrics for Kernel {
 
     fn sessions(&self) -> Result<Vec<Session>, FabricsError> {
         let all = sysfs::controllers(&self.root).map_err(failed)?;
+        // Read after the controllers: a disk that has come meanwhile is no missing one.
+        let shown = sysfs::with_disk(&self.root).map_err(failed)?;
         let fabric = all.into_iter().filter(|c| c.transport != "pcie");
         Ok(fabric
             .map(|c| Session {
+                disk: shown.contains(&c.nqn),
                 nqn: c.nqn,
                 state: c.state,
             })

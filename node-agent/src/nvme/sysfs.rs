@@ -4,6 +4,7 @@
 //! With native multipath a disk is a child of its subsystem, and below each controller there is a hidden path to it; without, the
 //! disk is a child of its controller. Both places are looked at, whatever the kernel says of itself.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -173,6 +174,46 @@ pub fn disks_of(root: &Path, nqn: &str) -> Result<Vec<Disk>, DiskError> {
     Ok(all)
 }
 
+/// NQNs of all subsystems that show a disk now, in one look at all of them.
+///
+/// # Errors
+/// When one may be missing.
+pub fn with_disk(root: &Path) -> Result<BTreeSet<String>, SysfsError> {
+    let sys = Folder::sys(root)?;
+    let mut all = BTreeSet::new();
+    for kind in [SUBSYSTEMS, CONTROLLERS] {
+        for (_, folder) in class(&sys, kind)? {
+            let Some(nqn) = folder.read("subsysnqn")? else { continue };
+            if !all.contains(&nqn) && shows_disk(&folder)? {
+                all.insert(nqn);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn shows_disk(parent: &Folder) -> Result<bool, SysfsError> {
+    for (name, entry) in parent.names()? {
+        if entry != Entry::Folder {
+            continue;
+        }
+        let Some(folder) = parent.folder(&name)? else { continue };
+        if dev_and_size(&folder)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Only disks have both; a hidden one is a path to a disk.
+fn dev_and_size(folder: &Folder) -> Result<Option<(String, String)>, SysfsError> {
+    let (Some(size), Some(dev)) = (folder.read("size")?, folder.read("dev")?) else {
+        return Ok(None);
+    };
+    let hidden = folder.read("hidden")?.is_some_and(|hidden| hidden != "0");
+    Ok((!hidden).then_some((dev, size)))
+}
+
 /// All controllers of this machine, its own local disks' as well.
 ///
 /// # Errors
@@ -279,13 +320,9 @@ fn children(root: &Path, nqn: &str, parent: &Folder, controllers: &[Controller])
             continue;
         }
         let Some(folder) = parent.folder(&name)? else { continue };
-        // Only disks have both; a hidden one is a path to a disk.
-        let (Some(size), Some(dev)) = (folder.read("size")?, folder.read("dev")?) else {
+        let Some((dev, size)) = dev_and_size(&folder)? else {
             continue;
         };
-        if folder.read("hidden")?.is_some_and(|hidden| hidden != "0") {
-            continue;
-        }
         let strange = |what, value: &str| DiskError::Strange {
             nqn: nqn.to_owned(),
             name: name.clone(),

@@ -37,6 +37,24 @@ fn sessions_are_those_of_fabrics_ours_and_others() {
 }
 
 #[test]
+fn a_session_tells_whether_there_is_a_disk_behind_it() {
+    let shown = |tree: &Tree| {
+        let all = kernel(tree).sessions().unwrap();
+        all.into_iter().map(|s| s.disk).collect::<Vec<_>>()
+    };
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "live");
+    assert_eq!(shown(&tree), [true]);
+    tree.remove("sys/devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1");
+    assert_eq!(shown(&tree), [false], "a path is no disk");
+    let tree = Tree::new();
+    tree.single_path(0, NQN, "live");
+    assert_eq!(shown(&tree), [true]);
+    tree.remove(&format!("{CONTROLLER}/nvme0n1"));
+    assert_eq!(shown(&tree), [false]);
+}
+
+#[test]
 fn i6_r12_nothing_outside_of_the_prefix_is_ever_written_to() {
     let tree = Tree::new();
     tree.multipath(0, FOREIGN, "live");
