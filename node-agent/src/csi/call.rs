@@ -4,9 +4,11 @@
 //! keeps its volume to itself (B29).
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::failure::{Failure, shown};
@@ -103,6 +105,28 @@ impl Call {
             drop(guard);
             done
         });
+        self.until_due(what, task).await
+    }
+
+    /// The same for steps of which none may be left out: what the last of them says is said, however late (I7).
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn see_through<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let guard = self.guard.clone();
+        let task = tokio::spawn(async move {
+            let done = work.await;
+            drop(guard);
+            done
+        });
+        self.until_due(what, task).await
+    }
+
+    async fn until_due<T>(&self, what: &str, task: JoinHandle<Result<T, Failure>>) -> Result<T, Failure> {
         match timeout_at(self.deadline, task).await {
             Ok(Ok(done)) => done,
             Ok(Err(died)) => Err(Failure::Unavailable(format!("{what} died: {died}; call again"))),
@@ -137,6 +161,22 @@ mod tests {
             "its thread still works"
         );
         drop(release);
+        let (said, hears) = tokio::sync::oneshot::channel();
+        let call = loop {
+            match all.enter("a", soon) {
+                Ok(call) => break call,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let late = call.see_through("unmount", async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            said.send("it was lost").ok();
+            Ok(())
+        });
+        assert!(matches!(late.await, Err(Failure::Pending(_))));
+        drop(call);
+        assert!(matches!(all.enter("a", soon), Err(Failure::Busy(_))));
+        assert_eq!(hears.await, Ok("it was lost"), "nobody waits, and it is said");
         while all.enter("a", soon).is_err() {
             tokio::task::yield_now().await;
         }

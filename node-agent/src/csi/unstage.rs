@@ -84,20 +84,27 @@ impl Node {
                 Flush::No
             }
         };
-        let (host, at) = (self.host.clone(), top.point.clone());
-        let flushed = call
-            .run("unmount", move || {
-                let flushed = host.unmount(&at, device, flush)?;
+        // Whoever asked may be gone when a disk that does not answer is given up at last: afterwards nothing tells of the loss.
+        let (node, own, at) = (self.clone(), call.clone(), top.point.clone());
+        let (host, point) = (self.host.clone(), at.clone());
+        let work = async move {
+            let done = tokio::task::spawn_blocking(move || {
+                let flushed = host.unmount(&point, device, flush)?;
                 crash::after("unstage-unmount");
-                Ok(flushed)
-            })
-            .await?;
-        match flushed {
-            Flushed::Clean => {}
-            Flushed::Lost(why) => self.lost(call, &why).await?,
-        }
-        info!(volume = call.volume(), at = %top.point.display(), "unmounted");
-        Ok(())
+                Ok::<_, Failure>(flushed)
+            });
+            let flushed = match done.await {
+                Ok(flushed) => flushed?,
+                Err(died) => return Err(Failure::Unavailable(format!("unmount died: {died}; call again"))),
+            };
+            match flushed {
+                Flushed::Clean => {}
+                Flushed::Lost(why) => node.lost(&own, &why).await?,
+            }
+            info!(volume = own.volume(), at = %at.display(), "unmounted");
+            Ok(())
+        };
+        call.see_through("unmount", work).await
     }
 
     async fn lost(&self, call: &Call, why: &str) -> Result<(), Failure> {
