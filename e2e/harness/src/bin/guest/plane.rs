@@ -31,6 +31,9 @@ pub(crate) const SERVER: &str = "default";
 /// Emulated processors, and a control plane that shares them.
 pub(crate) const SOON: Duration = Duration::from_secs(120);
 
+/// How long kubelet waits for a call.
+const CALL: Duration = Duration::from_secs(120);
+
 /// Where kubelet would stage and publish.
 pub(crate) const KUBELET: &str = "/var/lib/kubelet";
 
@@ -378,11 +381,17 @@ impl Volume<'_> {
     }
 
     pub(crate) fn unstage(&self) -> Result<(), tonic::Status> {
+        self.unstage_within(CALL)
+    }
+
+    /// The same for a caller who does not wait longer than this.
+    pub(crate) fn unstage_within(&self, patience: Duration) -> Result<(), tonic::Status> {
         self.plane.call(async |mut node| {
-            let request = csi::NodeUnstageVolumeRequest {
+            let mut request = tonic::Request::new(csi::NodeUnstageVolumeRequest {
                 volume_id: self.name.clone(),
                 staging_target_path: self.staging().display().to_string(),
-            };
+            });
+            request.set_timeout(patience);
             node.node_unstage_volume(request).await.map(drop)
         })
     }

@@ -83,17 +83,49 @@ pub(super) fn cut_cable(rig: &Rig, plane: &Plane) -> Result<()> {
     volume.detach()?;
     let folder = up(&volume, Use::Mount)?;
     holds(&folder, "late", 43)?;
-    down(&volume, Use::Mount)?;
-    volume.delete()
+    stuck(rig, &volume, &folder)?;
+    new_pod(&volume, "late", 43)
 }
 
-/// What a pod finds after its disk was lost and it was started again.
-fn new_pod(volume: &Volume<'_>, name: &str, seed: u8) -> Result<()> {
+/// Unstage finds a session that is live and a cable that is cut, and hangs in the kernel until that gives the disk up: the caller
+/// is answered, the agent goes on, the mount stays, and in the end the loss is said.
+fn stuck(rig: &Rig, volume: &Volume<'_>, folder: &Path) -> Result<()> {
+    std::fs::write(folder.join("never"), super::pattern(40, 1 << 20))?;
+    volume.retry("unpublish", || volume.unpublish(POD, Use::Mount))?;
+    rig.cable(false)?;
+    let status = volume.unstage_within(Duration::from_secs(10)).err();
+    let status = status.context("unstaged over a cut cable")?;
+    if status.code() == Code::Unavailable {
+        println!("   the kernel was faster: {}", status.message());
+    } else {
+        ensure!(
+            matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled),
+            "{status:?}"
+        );
+        // It hangs, and the agent does not.
+        refused(volume.unstage(), Code::Aborted, "under way")?;
+    }
+    until_said(volume, "Connected", "False", "Reconnecting")?;
+    ensure!(mounts_of(&volume.staging())? == 1, "it was unmounted over a cut cable");
+    // As after ctrl_loss_tmo.
+    fabric::disconnect(&volume.nqn()?)?;
+    volume.retry("unstage", || volume.unstage())?;
+    until_said(volume, "Healthy", "False", "PossibleDataLoss")?;
+    rig.cable(true)
+}
+
+/// Kubelet takes the pod away whose disk was lost, and starts it again.
+fn restarted(volume: &Volume<'_>) -> Result<PathBuf> {
     volume.retry("unpublish", || volume.unpublish(POD, Use::Mount))?;
     volume.retry("unstage", || volume.unstage())?;
     until_said(volume, "Connected", "True", "Connected")?;
     volume.retry("stage", || volume.stage(Use::Mount))?;
-    let folder = volume.retry("publish", || volume.publish(POD, Use::Mount))?;
+    volume.retry("publish", || volume.publish(POD, Use::Mount))
+}
+
+/// What a pod finds after its disk was lost and it was started again.
+fn new_pod(volume: &Volume<'_>, name: &str, seed: u8) -> Result<()> {
+    let folder = restarted(volume)?;
     holds(&folder, name, seed)?;
     put(&folder, "after", seed)?;
     down(volume, Use::Mount)?;
@@ -148,10 +180,11 @@ pub(super) fn another_identity(rig: &Rig, plane: &Plane) -> Result<()> {
 }
 
 /// The appliance boots, and its port opens before its exports are there. What a kernel makes of the refusal differs: 6.1 goes on
-/// asking, 6.12 gives the disk up. The one loses nothing; the other says what is lost, and a new pod goes on.
+/// asking, 6.12 gives the disk up. The one loses nothing; the other says what is lost, and a new pod goes on. Then the port and the
+/// subsystem are there before the namespace: the session lives on, and no kernel keeps the disk.
 pub(super) fn port_before_exports(rig: &Rig, plane: &Plane) -> Result<()> {
     let volume = plane.volume("port", json!({"connection": {"reconnectDelay": 2}}))?;
-    let folder = up(&volume, Use::Mount)?;
+    let mut folder = up(&volume, Use::Mount)?;
     put(&folder, "before", 48)?;
     rig.sim.knobs(|knobs| {
         knobs.reboot_ms = 1000;
@@ -166,11 +199,25 @@ pub(super) fn port_before_exports(rig: &Rig, plane: &Plane) -> Result<()> {
         until_session(&volume, &["live"])?;
         holds(&folder, "before", 48)?;
         holds(&folder, "meanwhile", 49)?;
-        down(&volume, Use::Mount)?;
-        return volume.delete();
+    } else {
+        println!("   the kernel gave the disk up");
+        until_said(&volume, "Connected", "False", "DeviceLost")?;
+        ensure!(fabric::sessions()?.is_empty(), "connected anew beneath the mount");
+        folder = restarted(&volume)?;
+        holds(&folder, "before", 48)?;
     }
-    println!("   the kernel gave the disk up");
-    until_said(&volume, "Connected", "False", "DeviceLost")?;
-    ensure!(fabric::sessions()?.is_empty(), "connected anew beneath the mount");
+    let nqn = volume.nqn()?;
+    let namespace = format!("/sys/kernel/config/nvmet/subsystems/{nqn}/namespaces/1/enable");
+    std::fs::write(&namespace, "0")?;
+    until_said(&volume, "Connected", "False", "NoDisk")?;
+    until_said(&volume, "Healthy", "False", "PossibleDataLoss")?;
+    ensure!(fabric::states(&nqn)? == ["live"], "it is {:?}", fabric::states(&nqn)?);
+    ensure!(
+        put(&folder, "lost", 50).is_err(),
+        "a write to a disk that is gone was well"
+    );
+    std::fs::write(&namespace, "1")?;
+    until_said(&volume, "Connected", "True", "Connected")?;
+    until_said(&volume, "Healthy", "False", "PossibleDataLoss")?;
     new_pod(&volume, "before", 48)
 }

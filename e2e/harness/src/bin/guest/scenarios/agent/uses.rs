@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +13,7 @@ use rds_crds::names::{ANNOTATION_CONFIRM_DELETE, DOMAIN};
 use serde_json::json;
 use tonic::Code;
 
-use super::{POD, down, holds, image, mounts_of, pattern, put, up};
+use super::{POD, down, holds, mounts_of, pattern, put, touched, up};
 use crate::fabric;
 use crate::plane::{Plane, SOON, Use, refused};
 use crate::rig::{Rig, TARGET, sh, until};
@@ -198,12 +197,6 @@ pub(super) fn many_mounts(_: &Rig, plane: &Plane) -> Result<()> {
     volume.retry("unpublish", || volume.unpublish(second, Use::Mount))?;
     down(&volume, Use::Mount)?;
     volume.delete()
-}
-
-/// When the image of the newest disk was written to last.
-fn touched() -> Result<(i64, i64, u64)> {
-    let image = fs::metadata(image()?)?;
-    Ok((image.mtime(), image.mtime_nsec(), image.blocks()))
 }
 
 /// A reader never replays a journal: it is refused, and not a byte changes.
