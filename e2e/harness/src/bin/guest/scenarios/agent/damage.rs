@@ -112,13 +112,14 @@ fn found(folder: &Path, size: u64) -> Result<PathBuf> {
 
 /// Kills the first mkfs that is seen.
 fn hunt() -> Result<()> {
-    let begun = Instant::now();
+    let (begun, ours) = (Instant::now(), i32::try_from(std::process::id())?);
     while begun.elapsed() < SOON {
         for process in fs::read_dir("/proc")? {
-            let process = process?;
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let id = process.file_name().to_string_lossy().parse().ok();
-            if let Some(id) = id.filter(|_| name.trim() == "mkfs.ext4").and_then(Pid::from_raw) {
+            // It is younger than this process. To look at the kernel's as well takes longer than a mkfs does.
+            let id = process?.file_name().to_string_lossy().parse().ok();
+            let Some(id) = id.filter(|id| *id > ours) else { continue };
+            let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+            if let Some(id) = Pid::from_raw(id).filter(|_| name.trim() == "mkfs.ext4") {
                 return Ok(kill_process(id, Signal::KILL)?);
             }
         }
