@@ -42,6 +42,8 @@ pub struct Telemetry {
     pub cached_objects: IntGaugeVec,
     /// `rds_csi_malformed_objects{kind}`: stored objects that cannot be read and are left alone.
     pub malformed_objects: IntGaugeVec,
+    /// `rds_csi_shared_host_nqn_nodes`: nodes whose agent names itself to appliances as another node's does.
+    pub shared_host_nqns: IntGaugeVec,
 }
 
 impl Telemetry {
@@ -124,6 +126,11 @@ impl Telemetry {
                 "rds_csi_malformed_objects",
                 "Stored objects that cannot be read; they are left alone",
                 &["kind"],
+            )?,
+            shared_host_nqns: gauge(
+                "rds_csi_shared_host_nqn_nodes",
+                "Nodes whose agents name themselves to appliances as another one does",
+                &[],
             )?,
             registry,
         })

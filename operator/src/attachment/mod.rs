@@ -4,6 +4,7 @@
 
 pub mod admit;
 mod api;
+mod clones;
 pub mod decide;
 mod evidence;
 mod explain;

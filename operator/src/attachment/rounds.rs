@@ -73,6 +73,7 @@ impl Rounds {
     async fn round(&self) {
         let (started, now) = (Instant::now(), Timestamp::now());
         let looked = self.wake();
+        super::clones::tell(&self.world, &self.telemetry);
         match self.rebuild().await {
             Ok((made, missing)) => {
                 if missing == 0 {
