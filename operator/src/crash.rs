@@ -30,6 +30,12 @@ pub fn attachment_steps() -> Vec<&'static str> {
     crate::attachment::steps()
 }
 
+/// Names of the steps by which agents are heard: the format ledger and the circuit breaker.
+#[must_use]
+pub fn report_steps() -> Vec<&'static str> {
+    crate::report::STEPS.into()
+}
+
 /// Names of the steps of the self-test of fencing, its fence not among them.
 #[must_use]
 pub fn self_test_steps() -> Vec<&'static str> {

@@ -41,7 +41,7 @@ enum Command {
     #[command(hide = true)]
     Steps {
         /// Of what.
-        #[arg(value_parser = ["volume", "attachment", "self-test"], default_value = "volume")]
+        #[arg(value_parser = ["volume", "attachment", "report", "self-test"], default_value = "volume")]
         of: String,
     },
 }
@@ -51,6 +51,7 @@ fn main() -> ExitCode {
     if let Some(Command::Steps { of }) = command {
         let steps = match of.as_str() {
             "attachment" => rds_operator::crash::attachment_steps(),
+            "report" => rds_operator::crash::report_steps(),
             "self-test" => rds_operator::crash::self_test_steps(),
             _ => rds_operator::crash::steps(),
         };

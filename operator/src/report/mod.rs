@@ -25,6 +25,9 @@ use crate::queue::Action;
 use crate::volume::{ApiError, Store, applied_part};
 use crate::world::World;
 
+/// Names of the mutating steps, for the crash test.
+pub(crate) const STEPS: [&str; 4] = ["record-format", "apply-breaker", "forget-reset", "tell-trial"];
+
 /// While a breaker is not closed, words of a person on the PersistentVolume are looked for so often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -41,7 +44,7 @@ pub(crate) async fn hear(
         let mut next = volume.clone();
         next.status.get_or_insert_default().format = Some(entry.clone());
         *volume = Store::new(&world.client).swap_status(&next).await?;
-        crash::after("record-format");
+        crash::after(STEPS[0]);
         info!(volume = name, entry = ?entry.state, fs = entry.fs_type, node = entry.node, "format ledger");
         announcer.format(volume, &entry);
     }
@@ -71,7 +74,7 @@ async fn count(
     let illness = tell_health(volume, attachments, &mut next, now);
     if next != applied_part(volume) {
         *volume = Store::new(&world.client).apply_status(volume, &next).await?;
-        crash::after("apply-breaker");
+        crash::after(STEPS[1]);
         if let Some(news) = folded.news {
             info!(
                 volume = volume.name_any(),

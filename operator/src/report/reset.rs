@@ -95,7 +95,7 @@ where
         name,
     )?;
     info!(target: "audit", kind = %K::kind(&()), name, what = "circuit breaker reset");
-    crash::after("forget-reset");
+    crash::after(super::STEPS[2]);
     Ok(())
 }
 
@@ -124,7 +124,7 @@ pub(super) async fn tell_trial(
                 .map(|_| ()),
             &name,
         )?;
-        crash::after("tell-trial");
+        crash::after(super::STEPS[3]);
     }
     Ok(())
 }

@@ -1,6 +1,10 @@
-//! The operator is killed after every single mutating step of publish, unpublish and fence. The steps are what the operator itself
-//! lists (`rds-operator steps attachment`): one that no story reaches fails the test. What is seen in the API and on the appliance,
+//! The operator is killed after every single mutating step of publish, unpublish and fence, of what it hears of agents, and of the
+//! self-test of fencing. The steps are what the operator itself lists (`rds-operator steps attachment`, `report`, `self-test`): one that
+//! no story reaches fails the test. What is seen in the API and on the appliance,
 //! at each turn of a story and at its end, equals what an undisturbed run shows.
+
+mod selftest;
+mod words;
 
 use anyhow::{Context, Result, ensure};
 use e2e::scene::{Node, PATIENCE, Scene};
@@ -28,25 +32,42 @@ enum Story {
     Removed,
     /// The object store has lost the RdsAttachment and the record of holders, and a new leader finds out.
     Forgotten,
+    /// What agents and people say is heard: the format ledger, the circuit breaker.
+    Words,
+    /// A person asks for the self-test of fencing.
+    SelfTest,
 }
 
 /// Steps that another test kills the operator after: a person's word takes longer to be believed than all else here.
 const ELSEWHERE: [(&str, &str); 1] = [("vouch", "fencing")];
 
 impl Story {
-    const ALL: [Self; 5] = [Self::Used, Self::Refused, Self::Lost, Self::Removed, Self::Forgotten];
+    const ALL: [Self; 7] = [
+        Self::Used,
+        Self::Refused,
+        Self::Lost,
+        Self::Removed,
+        Self::Forgotten,
+        Self::Words,
+        Self::SelfTest,
+    ];
+
+    /// What lists the steps of its own.
+    const LISTS: [&str; 3] = ["attachment", "report", "self-test"];
 
     /// Where each step is found soonest. A hint only: a step that is missing here is looked for in all stories.
     fn likely(self, step: &str) -> bool {
         let lost = ["fence", "cut", "reopen", "acknowledged", "word"];
         match self {
             Self::Refused => step == "deny",
-            Self::Lost => lost.iter().any(|word| step.contains(word)),
+            Self::Lost => !step.starts_with("self-test") && lost.iter().any(|word| step.contains(word)),
             Self::Removed => matches!(step, "rebuild" | "record-succession"),
             Self::Forgotten => step == "record-holes",
-            Self::Used => ![Self::Refused, Self::Lost, Self::Removed, Self::Forgotten]
+            Self::Words => ["format", "breaker", "reset", "trial"]
                 .iter()
-                .any(|other| other.likely(step)),
+                .any(|word| step.contains(word)),
+            Self::SelfTest => step.starts_with("self-test"),
+            Self::Used => !Self::ALL[1..].iter().any(|other| other.likely(step)),
         }
     }
 }
@@ -57,13 +78,58 @@ struct World {
     two: Node,
 }
 
-/// A story while it is told: what is seen at its turns, and what should be.
+/// What is seen at the turns of a story, and what should be.
+struct Turns<'a> {
+    world: &'a World,
+    expected: Option<&'a [Value]>,
+    seen: Vec<Value>,
+}
+
+impl<'a> Turns<'a> {
+    fn new(world: &'a World, expected: Option<&'a [Value]>) -> Self {
+        Self {
+            world,
+            expected,
+            seen: Vec::new(),
+        }
+    }
+
+    /// A turn of the story. Undisturbed, it is what does not change any more; otherwise it has to become the same.
+    async fn take(&mut self, about: &str, look: impl AsyncFn() -> Result<Value>) -> Result<()> {
+        let now = match self.expected {
+            Some(all) => {
+                let same = all.get(self.seen.len()).context("the undisturbed story is shorter")?;
+                let waited = wait_until("the state of the undisturbed run", PATIENCE, async || {
+                    let now = look().await?;
+                    ensure!(now == *same, "{now:#}\nbut undisturbed:\n{same:#}");
+                    Ok(now)
+                });
+                self.world.scene.lab.explained(waited.await, about).await?
+            }
+            None => {
+                let mut last = (Value::Null, Instant::now());
+                wait_until("a state that stays", PATIENCE, async || {
+                    let now = look().await?;
+                    if now != last.0 {
+                        last = (now, Instant::now());
+                    }
+                    ensure!(last.1.elapsed() >= Duration::from_secs(2), "it has just changed");
+                    Ok(last.0.clone())
+                })
+                .await?
+            }
+        };
+        self.seen.push(now);
+        Ok(())
+    }
+}
+
+/// A story of an attachment while it is told.
 struct Telling<'a> {
     world: &'a World,
     volume: String,
-    expected: Option<&'a [Value]>,
     kill: &'a [Env],
-    seen: Vec<Value>,
+    turns: Turns<'a>,
 }
 
 /// A variable of the environment.
@@ -72,14 +138,18 @@ type Env = (String, String);
 impl World {
     /// Tells a story of a volume of its own, from its claim to its end.
     async fn tell(&self, story: Story, name: &str, expected: Option<&[Value]>, kill: &[Env]) -> Result<Vec<Value>> {
+        match story {
+            Story::Words => return words::tell(self, name, expected).await,
+            Story::SelfTest => return selftest::tell(self, expected).await,
+            Story::Used | Story::Refused | Story::Lost | Story::Removed | Story::Forgotten => {}
+        }
         let lab = &self.scene.lab;
         lab.claim(name, &self.scene.appliance.name, "1Gi").await?;
         let mut telling = Telling {
             world: self,
             volume: lab.bound(name).await?,
-            expected,
             kill,
-            seen: Vec::new(),
+            turns: Turns::new(self, expected),
         };
         match story {
             Story::Used => telling.used().await?,
@@ -87,10 +157,11 @@ impl World {
             Story::Lost => telling.lost().await?,
             Story::Removed => telling.removed().await?,
             Story::Forgotten => telling.forgotten().await?,
+            Story::Words | Story::SelfTest => {}
         }
         lab.delete_claim(name).await?;
         self.scene.appliance.assert_empty()?;
-        Ok(telling.seen)
+        Ok(telling.turns.seen)
     }
 
     /// Everything but names that differ from run to run.
@@ -150,34 +221,9 @@ impl World {
 }
 
 impl Telling<'_> {
-    /// A turn of the story. Undisturbed, it is what does not change any more; otherwise it has to become the same.
     async fn turn(&mut self) -> Result<()> {
-        let (world, volume) = (self.world, self.volume.as_str());
-        let now = match self.expected {
-            Some(all) => {
-                let same = all.get(self.seen.len()).context("the undisturbed story is shorter")?;
-                let waited = wait_until("the state of the undisturbed run", PATIENCE, async || {
-                    let now = world.state(volume).await?;
-                    ensure!(now == *same, "{now:#}\nbut undisturbed:\n{same:#}");
-                    Ok(now)
-                });
-                world.scene.lab.explained(waited.await, volume).await?
-            }
-            None => {
-                let mut last = (Value::Null, Instant::now());
-                wait_until("a state that stays", PATIENCE, async || {
-                    let now = world.state(volume).await?;
-                    if now != last.0 {
-                        last = (now, Instant::now());
-                    }
-                    ensure!(last.1.elapsed() >= Duration::from_secs(2), "it has just changed");
-                    Ok(last.0.clone())
-                })
-                .await?
-            }
-        };
-        self.seen.push(now);
-        Ok(())
+        let (world, volume) = (self.world, self.volume.clone());
+        self.turns.take(&volume, async || world.state(&volume).await).await
     }
 
     async fn begin(&self, node: &Node) -> Result<()> {
@@ -306,20 +352,20 @@ fn i4_a_kill_after_any_step_of_publish_unpublish_and_fence_changes_nothing_in_th
             undisturbed.push(told.with_context(|| format!("story {story:?}, undisturbed"))?);
             eprintln!("crash: story {story:?} takes {:.1} s", begin.elapsed().as_secs_f64());
         }
-        let listed = Command::new(tools::own("rds-operator")?)
-            .args(["steps", "attachment"])
-            .output()
-            .await?;
-        let listed = String::from_utf8(listed.stdout)?;
         let elsewhere = |step: &str| ELSEWHERE.iter().any(|(name, _)| *name == step);
-        let steps: Vec<&str> = listed
-            .lines()
-            .filter(|step| step.contains(&only) && !elsewhere(step))
-            .collect();
-        ensure!(!steps.is_empty(), "`rds-operator steps attachment` lists none");
+        let mut steps: Vec<String> = Vec::new();
+        for list in Story::LISTS {
+            let operator = tools::own("rds-operator")?;
+            let listed = Command::new(operator).args(["steps", list]).output().await?;
+            let listed = String::from_utf8(listed.stdout)?;
+            ensure!(!listed.is_empty(), "`rds-operator steps {list}` lists none");
+            steps.extend(listed.lines().map(str::to_owned));
+        }
+        steps.retain(|step| step.contains(&only) && !elsewhere(step));
+        ensure!(!steps.is_empty(), "there is no step {only}");
 
         let replica = &world.scene.lab.replicas[0];
-        for (number, step) in steps.into_iter().enumerate() {
+        for (number, step) in steps.iter().map(String::as_str).enumerate() {
             let mut order: Vec<(usize, Story)> = Story::ALL.into_iter().enumerate().collect();
             order.sort_by_key(|(_, story)| !story.likely(step));
             let mut reached = false;
