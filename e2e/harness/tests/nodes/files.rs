@@ -1,9 +1,11 @@
 //! Filesystems under pods.
 
 use anyhow::{Result, ensure};
+use e2e::vm::node::Node;
 use e2e::vm::pods::{Volume, Work};
+use serde_json::json;
 
-use crate::world::{HOME, World};
+use crate::world::{HOME, SERVER, World};
 use crate::writer::WRITER;
 
 /// A pod that is not root writes by its group, through a subPath; another one beside it may only read.
@@ -54,4 +56,50 @@ pub(crate) async fn grow(world: &World) -> Result<()> {
     ensure!(world.life(WRITER).await? == life, "the pod was started again");
     world.writes_on().await?;
     world.nothing_is_lost().await.map(drop)
+}
+
+/// The other two filesystems, each made on one node and read on the other.
+pub(crate) async fn xfs_and_btrfs(world: &World) -> Result<()> {
+    let [first, second] = world.nodes();
+    futures::try_join!(
+        filesystem(world, "xfs", [first, second]),
+        filesystem(world, "btrfs", [second, first])
+    )?;
+    Ok(())
+}
+
+async fn filesystem(world: &World, fs: &str, [here, there]: [&Node; 2]) -> Result<()> {
+    let (lab, class) = (&world.lab, format!("{SERVER}-{fs}"));
+    let parameters = json!({"parameters": {"server": SERVER, "csi.storage.k8s.io/fstype": fs}});
+    lab.class(&class, SERVER, parameters).await?;
+    lab.claim(fs, &class, "1Gi").await?;
+    lab.bound(fs).await?;
+    let tell = "(awk '$2 == \"/data\" {print $3}' /proc/mounts; sha256sum </data/photo) >/dev/termination-log";
+    let work = Work {
+        name: &format!("{fs}-1"),
+        node: &here.name,
+        claim: fs,
+        volume: Volume::Mounted,
+        line: &format!("head -c 1048576 /dev/urandom >/data/photo; sync; {tell}"),
+    };
+    let (written, _) = lab.run_pod(&work).await?;
+    ensure!(
+        written.starts_with(&format!("{fs}\n")),
+        "asked for {fs}, the pod saw {written}"
+    );
+    let reader = Work {
+        name: &format!("{fs}-2"),
+        node: &there.name,
+        line: tell,
+        ..work
+    };
+    let (read, _) = lab.run_pod(&reader).await?;
+    ensure!(
+        read == written,
+        "{} wrote {written}, {} read {read}",
+        here.name,
+        there.name
+    );
+    lab.delete_claim(fs).await?;
+    lab.kubectl().run(&["delete", "storageclass", &class]).await.map(drop)
 }

@@ -60,6 +60,10 @@ const STORIES: &[Story] = &[
         tell: |world| disks::block(world).boxed_local(),
     },
     Story {
+        name: "xfs_and_btrfs",
+        tell: |world| files::xfs_and_btrfs(world).boxed_local(),
+    },
+    Story {
         name: "node_loses_its_power",
         tell: |world| power::cut(world).boxed_local(),
     },
