@@ -28,10 +28,6 @@ struct Story {
 /// In this order. Those behind the first find the claim that it made, with its filesystem; alone, each makes its own.
 const STORIES: &[Story] = &[
     Story {
-        name: "data_moves_to_another_node",
-        tell: |world| moves::to_another_node(world).boxed_local(),
-    },
-    Story {
         name: "statefulset_keeps_its_data",
         tell: |world| moves::statefulset(world).boxed_local(),
     },
@@ -56,7 +52,7 @@ const STORIES: &[Story] = &[
         tell: |world| outages::delete(world).boxed_local(),
     },
     Story {
-        name: "block_device_grows_and_moves",
+        name: "block_device_grows_and_migrates",
         tell: |world| disks::block(world).boxed_local(),
     },
     Story {

@@ -9,13 +9,6 @@ use serde_json::json;
 
 use crate::world::{HOME, LONG, World};
 
-/// Written on one node, read on the other.
-pub(crate) async fn to_another_node(world: &World) -> Result<()> {
-    let say = |what: &str| println!("  {what}");
-    println!("  {}", world.pair.move_data(&world.lab, HOME, say).await?);
-    Ok(())
-}
-
 /// The pod of a StatefulSet is deleted, and its successor on the same node finds what it left.
 pub(crate) async fn statefulset(world: &World) -> Result<()> {
     let lab = &world.lab;
