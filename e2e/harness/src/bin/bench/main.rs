@@ -3,6 +3,7 @@
 //! Nothing is asserted on time: numbers are to be read. `BENCH=burst` runs only the parts whose name contains the word;
 //! `BENCH_VOLUMES=0,1000` sets the numbers of idle volumes, ascending.
 
+mod agent;
 mod attach;
 mod audit;
 mod burst;
@@ -21,11 +22,12 @@ pub(crate) type Report = BTreeMap<String, f64>;
 
 type Part = (&'static str, fn() -> Pin<Box<dyn Future<Output = Result<Report>>>>);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("single", || Box::pin(single::measure())),
     ("burst", || Box::pin(burst::measure())),
     ("idle", || Box::pin(idle::measure())),
     ("attach", || Box::pin(attach::measure())),
+    ("agent", || Box::pin(agent::measure())),
 ];
 
 /// What a whole report holds at least.

@@ -2,6 +2,7 @@
 //!
 //! It changes mounts, networks and NVMe sessions of whatever it runs on, so it refuses to run outside of such a machine.
 
+mod bench;
 mod control;
 mod fabric;
 mod node;
@@ -40,6 +41,11 @@ enum Role {
         /// Only those whose names begin so; all if none is given.
         names: Vec<String>,
     },
+    /// Measures the agent; the numbers go into the shared folder.
+    AgentBench {
+        #[command(flatten)]
+        plane: plane::Options,
+    },
     /// Lists the scenarios.
     List,
     /// Is the appliance.
@@ -58,6 +64,11 @@ fn main() -> ExitCode {
             }
             Ok(true)
         }
+        Role::AgentBench { plane } => in_a_guest().and_then(|()| {
+            let rig = rig::Rig::start()?;
+            let plane = plane::Plane::start(&rig, plane)?;
+            bench::measure(&rig, &plane)
+        }),
         Role::Target => in_a_guest().and_then(|()| target::run()),
         Role::Node(options) => in_a_guest().and_then(|()| node::run(options)),
         Role::Scenarios { names } => in_a_guest().and_then(|()| {
