@@ -117,8 +117,14 @@ pub(crate) async fn reconcile(
             }
             Step::BeginFence(node, attachment) => {
                 let nqn = next_nqn(&place.base, seen.volume.generation + 1);
+                let begin = Change::BeginFence {
+                    node: node.clone(),
+                    attachment,
+                    nqn,
+                };
+                // Told once it is recorded: one that loses the compare-and-swap is tried again, and would be told again.
+                swap(volume, &store, &begin, now).await?;
                 announcer.fencing(volume, &node);
-                swap(volume, &store, &Change::BeginFence { node, attachment, nqn }, now).await?;
                 // The volume's own pass says the new NQN in the status before it is opened.
                 return Ok(Some(Action::requeue(Duration::ZERO)));
             }
