@@ -12,7 +12,7 @@ lint:     ## fmt, clippy, and cargo-deny where it is installed
 	@e2e/lint.sh
 bench:    ## measure, print a table, write target/bench/report.json
 	@e2e/need.sh && E2E_PROFILE=release cargo run --quiet --package e2e --bin bench
-model:    ## explore the attachment protocol in larger bounds than make test, write target/model/report.json; many minutes
+model:    ## explore the attachment protocol in larger bounds than make test, write target/model/report.json; some minutes
 	cargo run --quiet --package model
 generate: ## write config/crd from the Rust types
 	cargo run --quiet --package rds-crds --bin crdgen

@@ -16,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How much is explored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// As in `make test`: a few minutes on two cores.
+    /// As in `make test`: about a minute.
     Small,
-    /// As in `make model`: many minutes.
+    /// As in `make model`: some minutes.
     Large,
 }
 
@@ -110,11 +110,8 @@ pub fn all(size: Size) -> Vec<Protocol> {
         )),
         bounds("two leaders", &[(Taint, 1), (Exec, 1), (CutOff, 1)], 2 + more),
         bounds("old caches", &[(OldCaches, 1), (CutOff, 1)], 1 + more),
-        bounds(
-            "an old cache, a reboot",
-            &[(OldCaches, 1), (Reboot, 1), (CutOff, 1)],
-            2 + more,
-        ),
+        // All three together are more states than all else: not in a size that ends while one waits.
+        bounds("an old cache, a reboot", &[(OldCaches, 1), (Reboot, 1), (CutOff, 1)], 2),
         shared(bounds(
             "a migration, old caches",
             &[(OldCaches, 1), (Taint, 1)],
