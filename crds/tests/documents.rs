@@ -1,4 +1,5 @@
 //! Documents name what the code names.
+#![allow(clippy::expect_used)]
 
 use std::path::PathBuf;
 
