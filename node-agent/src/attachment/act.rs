@@ -62,12 +62,23 @@ pub(super) struct Memory {
     pub(super) failures: u32,
     pub(super) retry_at: Option<Instant>,
     waits: u32,
+    /// Looks at a session that is not well, since it was.
+    doubts: u32,
     /// Since when a canary is known to be cut, and what was answered to its old name.
     cut_seen: Option<Instant>,
     pub(super) asked: Option<OldName>,
     pub(super) bases: BTreeSet<String>,
     pub(super) granted: Option<String>,
     pub(super) sessions: Vec<Session>,
+}
+
+/// How long until an attachment of which all is said is looked at again: soon while its session is not well, and less and less often,
+/// for an appliance that is away makes all sessions so.
+fn doubting(doubts: u32) -> Duration {
+    match doubts {
+        0 => RESYNC,
+        _ => Duration::from_secs(2 << doubts.min(8)).min(RESYNC),
+    }
 }
 
 /// What is sent of it. Where the last thing that was said is taken back, an empty object would become a null in the API server's
@@ -298,7 +309,13 @@ impl Agent {
         match wait {
             Wait::Settled => {
                 memory.waits = 0;
-                Again::In(RESYNC)
+                // RdsVolumes are not watched: a session that came to its end may have been cut before its fence could be read.
+                let well = memory
+                    .sessions
+                    .iter()
+                    .all(|session| session.state == "live" && session.disk);
+                memory.doubts = if well { 0 } else { memory.doubts.saturating_add(1) };
+                Again::In(doubting(memory.doubts))
             }
             Wait::Use => Again::In(POLL_USE),
             Wait::NotOurs => Again::Never,
@@ -361,6 +378,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_that_is_not_well_is_looked_at_soon_and_then_less_and_less_often() {
+        assert_eq!(doubting(0), RESYNC);
+        let waits: Vec<u64> = (1..10).map(|n| doubting(n).as_secs()).collect();
+        assert_eq!(waits, [4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        assert_eq!(doubting(u32::MAX), RESYNC);
+    }
 
     #[test]
     fn the_last_word_is_taken_back_by_an_empty_list() {
