@@ -38,8 +38,9 @@ pub(crate) const WITHDRAWN: &str = "Withdrawn";
 /// The same, once a person has vouched that the node is off.
 pub(crate) const VOUCHED: &str = "NodeIsOff";
 
-/// A node that is alive says within so long that it is connected, once its RdsAttachment was made again.
-const SPEAK: SignedDuration = SignedDuration::from_secs(10);
+/// A node that is alive says within so long that it is connected, once its RdsAttachment was made again. Generous: to cut it costs
+/// its pods what they write, and to wait costs nothing that a lost object store has not cost already.
+const SPEAK: SignedDuration = SignedDuration::from_secs(30);
 
 /// Times that evidence needs.
 #[derive(Clone, Copy, Debug)]
