@@ -23,7 +23,7 @@ use crate::lab::{DRIVER, Options};
 use crate::{Lab, wait_until};
 
 /// Leases, grace periods and the pace of kube-controller-manager.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A cluster with one appliance: agents have their sessions there and nowhere else.
 pub struct Scene {
