@@ -149,8 +149,12 @@ fn i4_where_sessions_outlive_their_export_no_holder_is_released_but_by_a_persons
         scene.pending("held", "Waiting", "SessionSurvived").await?;
         scene.appliance.clear_log();
         scene.written_by("held", &["one"]).await?;
-        let refused = scene.kubectl(&["get", "rdsattachments", "-o", "wide"]).await?;
-        ensure!(refused.contains("lost"), "{refused}");
+        wait_until("the list of attachments to say why", PATIENCE, async || {
+            let shown = scene.kubectl(&["get", "rdsattachments", "-o", "wide"]).await?;
+            ensure!(shown.contains("lost"), "{shown}");
+            Ok(())
+        })
+        .await?;
 
         // As long as the Lease is not silent for the whole period, that is what speaks against it.
         wait_until("another boot to be refused as such", PATIENCE, async || {
