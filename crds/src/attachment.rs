@@ -146,6 +146,9 @@ pub struct AgentStatus {
     /// State of the NVMe controller as the kernel spells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller_state: Option<String>,
+    /// The namespace as the current connection showed it first, or the last connection if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
     /// Failures of this volume on this node since this object was made, for the breaker; it only grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<u32>,
@@ -167,6 +170,33 @@ pub struct AgentStatus {
     /// On the canary of the self-test: what the agent saw of the fence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence_test: Option<FenceEvidence>,
+}
+
+/// The namespace behind a connection. Within one connection its identity may not change: one that does is another disk.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Namespace {
+    /// Generation of the export that the agent connected to.
+    pub generation: u32,
+    /// What the kernel calls it: `uuid.<uuid>` or `eui.<identifier>` as the appliance gives it; anything else was made up by the
+    /// kernel of what the appliance does not give, and tells nothing apart.
+    #[schemars(length(max = 256))]
+    pub identity: String,
+    /// Boot ID of the kernel.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// The connection: name and number of its kernel object. The number is given once in a boot.
+    #[schemars(length(max = 64))]
+    pub connection: String,
+}
+
+impl Namespace {
+    /// What the appliance gives as its identity, if it gives one.
+    #[must_use]
+    pub fn given(&self) -> Option<&str> {
+        let given = ["uuid.", "eui."].iter().any(|kind| self.identity.starts_with(kind));
+        given.then_some(self.identity.as_str())
+    }
 }
 
 /// What an agent saw of a fence on the canary of the self-test. Both halves are positive: what was not seen is not said.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// Condition types of our kinds. Positive ones say what is well; `Drifted`, `ExpandPending`, `DeletionBlocked`,
-/// `FencePending` and `Stalled` exist only while they have something to say.
+/// `FencePending`, `IdentityChanged` and `Stalled` exist only while they have something to say.
 pub mod kind {
     /// Summary of all others.
     pub const READY: &str = "Ready";
@@ -36,6 +36,8 @@ pub mod kind {
     pub const FENCE_PENDING: &str = "FencePending";
     /// RdsVolume: two nodes have it for longer than a migration may take.
     pub const MIGRATION_OVERDUE: &str = "MigrationOverdue";
+    /// RdsVolume: a new connection shows another identity of the disk than the one before it did, in one generation of the export.
+    pub const IDENTITY_CHANGED: &str = "IdentityChanged";
 }
 
 /// What one condition says now; see [`set_condition`].

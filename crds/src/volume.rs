@@ -333,8 +333,8 @@ pub struct RdsVolumeStatus {
     /// Generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Provisioned, Exported, Healthy; Drifted, ExpandPending, DeletionBlocked, FencePending and Stalled while
-    /// they apply.
+    /// Ready, Provisioned, Exported, Healthy; Drifted, ExpandPending, DeletionBlocked, FencePending, IdentityChanged and
+    /// Stalled while they apply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -374,6 +374,9 @@ pub struct RdsVolumeStatus {
     /// The circuit breaker of the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreakerStatus>,
+    /// The identity under which nodes see the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<SeenNamespace>,
 
     /// The creation of the disk: recorded before its command is sent. Compare-and-swap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -417,7 +420,7 @@ pub const CAS_STATUS_FIELDS: [&str; 8] = [
 ];
 
 /// All other fields of [`RdsVolumeStatus`]: the lease holder's server-side apply (`manager::OPERATOR`) owns them.
-pub const APPLIED_STATUS_FIELDS: [&str; 14] = [
+pub const APPLIED_STATUS_FIELDS: [&str; 15] = [
     "observedGeneration",
     "conditions",
     "explain",
@@ -432,4 +435,5 @@ pub const APPLIED_STATUS_FIELDS: [&str; 14] = [
     "disk",
     "migration",
     "circuitBreaker",
+    "namespace",
 ];

@@ -204,6 +204,22 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+/// The identity under which nodes see the disk, as their agents report it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SeenNamespace {
+    /// Generation of the export.
+    pub generation: u32,
+    /// What the newest connection saw.
+    pub identity: String,
+    /// UID of the RdsAttachment that saw it first.
+    #[serde(rename = "attachmentUID")]
+    pub attachment_uid: String,
+    /// What was seen before by connections that are still spoken of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<String>,
+}
+
 /// The disk as it was last read back from the appliance.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -54,6 +54,10 @@ pub struct Session {
     pub state: String,
     /// The kernel shows a disk behind it. A live one may have none: the target shows no namespace, or another than before.
     pub disk: bool,
+    /// What the kernel calls that disk; `None` without one.
+    pub identity: Option<String>,
+    /// What tells this connection from every other of this boot, also after one more that has the same name.
+    pub connection: String,
 }
 
 /// A connection that the kernel has, with or without its disk.

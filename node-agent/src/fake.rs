@@ -31,6 +31,7 @@ struct Row {
     nqn: String,
     host: String,
     link: String,
+    uuid: Option<String>,
 }
 
 impl Simulated {
@@ -111,6 +112,12 @@ impl Fabrics for Simulated {
         let session = |row: Row| Session {
             state: state(&row.link).to_owned(),
             disk: true,
+            // What a kernel makes up where the target gives nothing.
+            identity: Some(
+                row.uuid
+                    .map_or("nvme.0000-simulated".to_owned(), |uuid| format!("uuid.{uuid}")),
+            ),
+            connection: row.id.to_string(),
             nqn: row.nqn,
         };
         Ok(rows.into_iter().map(session).collect())

@@ -306,6 +306,8 @@ fn session(nqn: u8, state: &str, used: bool) -> SessionSeen {
         generation: Some(u32::from(nqn % FRESH)),
         state: state.to_owned(),
         disk: true,
+        identity: None,
+        connection: "nvme0/7".into(),
         used: match used {
             true => Use::Used("pod".to_owned()),
             false => Use::Unused,

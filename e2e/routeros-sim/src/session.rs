@@ -67,6 +67,8 @@ pub struct Session {
     pub since: Timestamp,
     /// How often it was cut.
     pub losses: u32,
+    /// UUID of the namespace that it shows, if the appliance gives one.
+    pub uuid: Option<String>,
     /// Whether writes arrive.
     pub alive: bool,
     /// How it stands.
@@ -220,6 +222,7 @@ impl Sessions {
             path: backing.path.clone(),
             since: Timestamp::now(),
             losses: 0,
+            uuid: backing.uuid.clone(),
             alive: true,
             link: Link::Served,
             backing,
@@ -245,6 +248,7 @@ impl Sessions {
         session.since = Timestamp::now();
         session.slot.clone_from(&backing.slot);
         session.path.clone_from(&backing.path);
+        session.uuid.clone_from(&backing.uuid);
         session.backing = backing;
     }
 

@@ -76,6 +76,8 @@ mod tests {
             generation: Some(1),
             state: state.into(),
             disk: true,
+            identity: None,
+            connection: "nvme0/7".into(),
             used: Use::Unused,
         }
     }

@@ -139,6 +139,8 @@ impl World {
                 generation,
                 state: "live".into(),
                 disk: true,
+                identity: None,
+                connection: "nvme0/7".into(),
                 used: self.used.clone(),
             })
         };

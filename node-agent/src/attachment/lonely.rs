@@ -93,6 +93,8 @@ mod tests {
                 generation: Some(1),
                 state: "live".into(),
                 disk: true,
+                identity: None,
+                connection: "nvme0/7".into(),
                 used: Use::Unknown("not asked".into()),
             },
             volume: Some(volume(1)),

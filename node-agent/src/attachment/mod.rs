@@ -10,6 +10,7 @@ pub mod decide;
 mod explore;
 mod lonely;
 pub mod model;
+pub mod namespace;
 pub mod observe;
 pub mod reach;
 pub(crate) mod say;

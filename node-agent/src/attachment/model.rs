@@ -1,6 +1,6 @@
 //! What the agent's decisions look at: plain data, made by `observe`.
 
-use rds_crds::attachment::{FenceEvidence, Intent, OldName};
+use rds_crds::attachment::{FenceEvidence, Intent, Namespace, OldName};
 
 /// What a live read said.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -167,6 +167,10 @@ pub struct SessionSeen {
     pub state: String,
     /// The kernel shows a disk behind it.
     pub disk: bool,
+    /// What the kernel calls that disk.
+    pub identity: Option<String>,
+    /// What tells it from every other connection of this boot.
+    pub connection: String,
     /// Whether something on the host uses its device.
     pub used: Use,
 }
@@ -219,6 +223,8 @@ pub struct Report {
     pub controller_state: Option<String>,
     /// Pods that have the volume published; `None` while nobody can say.
     pub used_by: Option<Vec<String>>,
+    /// The namespace that the connection began with.
+    pub namespace: Option<Namespace>,
 }
 
 /// One condition.
@@ -280,6 +286,8 @@ reasons! {
     DisconnectFailed,
     /// The node was cut at the target while it had a session.
     PossibleDataLoss,
+    /// The disk behind the connection has become another one.
+    IdentityChanged,
     /// The filesystem is mounted on the node.
     Mounted,
     /// The device is ready for raw use.

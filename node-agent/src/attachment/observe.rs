@@ -73,6 +73,7 @@ fn said(agent: &AgentStatus) -> Said {
             evidence: agent.fence_test.clone(),
             controller_state: agent.controller_state.clone(),
             used_by: agent.used_by.clone(),
+            namespace: agent.namespace.clone(),
         },
     }
 }
@@ -154,6 +155,7 @@ pub fn with_report(mut agent: AgentStatus, report: &Report, now: Timestamp) -> A
     say(&mut agent, kind::CLEARED, cleared.as_ref(), now);
     agent.controller_state.clone_from(&report.controller_state);
     agent.used_by.clone_from(&report.used_by);
+    agent.namespace.clone_from(&report.namespace);
     agent.fence_test.clone_from(&report.evidence);
     let failed = report.connected.as_ref().filter(|w| failed(w.reason));
     if let Some(word) = failed {

@@ -63,6 +63,8 @@ impl Agent {
                     generation,
                     state: session.state,
                     disk: session.disk,
+                    identity: session.identity,
+                    connection: session.connection,
                     used,
                 });
             }
@@ -311,6 +313,8 @@ pub(super) fn plain(sessions: &[SessionSeen]) -> Vec<Session> {
             nqn: s.nqn.clone(),
             state: s.state.clone(),
             disk: s.disk,
+            identity: s.identity.clone(),
+            connection: s.connection.clone(),
         })
         .collect();
     all.sort();

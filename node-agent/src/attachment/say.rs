@@ -8,6 +8,7 @@ use rds_crds::condition::{Saying, find_condition, set_condition};
 
 use super::act::{Again, Agent, lock};
 use super::model::Reason;
+use super::namespace::{Shown, Verdict, judge};
 use super::observe;
 
 /// Tries of one change against others' changes.
@@ -53,6 +54,23 @@ impl Agent {
         let intent = observe::agent(object).intent;
         let host = lock(&self.host).clone();
         generation.is_some_and(|g| intent.is_some() && intent == host.intent(g))
+    }
+
+    /// Whether that is the disk that its connection began with, as the object records it.
+    pub(crate) fn judge(&self, object: &RdsAttachment, connections: &[String], identity: Option<&str>) -> Verdict {
+        let said = observe::agent(object);
+        let boot_id = lock(&self.host).boot_id.clone();
+        let intent = said.intent.filter(|intent| intent.boot_id == boot_id);
+        let connections: Vec<&str> = connections.iter().map(String::as_str).collect();
+        intent.map_or(Verdict::NotShown, |intent| {
+            let shown = Shown {
+                boot_id: &boot_id,
+                generation: intent.generation,
+                connections: &connections,
+                identity,
+            };
+            judge(said.namespace.as_ref(), &shown)
+        })
     }
 
     /// The NQN of a volume as the last pass over its attachment read it: for what changes nothing.

@@ -155,6 +155,8 @@ async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<V
             generation: nqn::generation(base, &session.nqn).flatten(),
             state: session.state.clone(),
             disk: session.disk,
+            identity: session.identity.clone(),
+            connection: session.connection.clone(),
             used: Use::Unknown("not asked".to_owned()),
         },
         volume: None,

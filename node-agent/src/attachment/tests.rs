@@ -1,5 +1,7 @@
 //! The decisions row by row; `explore` plays them against a world.
 
+mod identity;
+
 use super::decide::*;
 use super::model::*;
 
@@ -31,6 +33,8 @@ fn session(nqn: &str, generation: impl Into<Option<u32>>, used: Use) -> SessionS
         generation: generation.into(),
         state: "live".into(),
         disk: true,
+        identity: None,
+        connection: "nvme0/7".into(),
         used,
     }
 }

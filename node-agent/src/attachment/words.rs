@@ -2,6 +2,7 @@
 
 use super::decide::Look;
 use super::model::{Reason, Report, SessionSeen, Use, Word};
+use super::namespace::{Shown, Verdict, judge, refusal};
 
 impl Look<'_> {
     /// What is to be said as things are; `connected` where the caller knows better than the sessions show.
@@ -17,11 +18,11 @@ impl Look<'_> {
                     .is_some_and(|v| g < v.generation && v.nqn.as_ref() != Some(&s.nqn))
             })
         };
+        let identity = self.identity(session);
         Report {
             connected: connected.or_else(|| self.connected(session)),
             waiting: None,
-            // What the data path has said of it stands; and nobody can take a loss back.
-            healthy: self.taken_away(session).or_else(|| said.report.healthy.clone()),
+            healthy: self.healthy(session, &identity),
             cleared: self.volume.is_some_and(|v| v.fenced) && !self.sessions.iter().any(older),
             evidence: said.report.evidence.clone(),
             controller_state: session.map(|s| s.state.clone()),
@@ -31,6 +32,49 @@ impl Look<'_> {
                 (true, true) => Some(Vec::new()),
                 (true, false) => self.seen.users.clone().filter(|users| !users.is_empty()),
             },
+            namespace: match identity {
+                Verdict::Fits(now) => Some(now),
+                Verdict::NotShown | Verdict::Changed(_) => said.report.namespace.clone(),
+            },
+        }
+    }
+
+    /// Whether the disk is the one that the connection began with. What this boot has not meant to connect is not judged.
+    fn identity(&self, session: Option<&SessionSeen>) -> Verdict {
+        let said = &self.seen.attachment.said;
+        let host = &self.seen.host;
+        let intent = said.intent.as_ref().filter(|intent| intent.boot_id == host.boot_id);
+        let (Some(session), Some(intent)) = (session, intent) else {
+            return Verdict::NotShown;
+        };
+        let same = self.sessions.iter().filter(|s| s.nqn == session.nqn);
+        let connections: Vec<&str> = same.map(|s| s.connection.as_str()).collect();
+        let shown = Shown {
+            boot_id: &host.boot_id,
+            generation: intent.generation,
+            connections: &connections,
+            identity: session.identity.as_deref(),
+        };
+        judge(said.report.namespace.as_ref(), &shown)
+    }
+
+    /// What the data path has said of it stands, but for what is seen to be over; and nobody can take a loss back.
+    fn healthy(&self, session: Option<&SessionSeen>, identity: &Verdict) -> Option<Word> {
+        let said = self.seen.attachment.said.report.healthy.clone();
+        if said.as_ref().is_some_and(|w| w.reason == Reason::PossibleDataLoss) {
+            return said;
+        }
+        if let Some(lost) = self.taken_away(session) {
+            return Some(lost);
+        }
+        match (session, identity) {
+            (Some(session), Verdict::Changed(was)) => Some(Word {
+                status: false,
+                reason: Reason::IdentityChanged,
+                message: refusal(&session.nqn, was, session.identity.as_deref().unwrap_or_default()),
+            }),
+            (Some(_), Verdict::NotShown) => said,
+            (_, Verdict::Fits(_)) | (None, _) => said.filter(|w| w.reason != Reason::IdentityChanged),
         }
     }
 
@@ -38,10 +82,6 @@ impl Look<'_> {
     /// nothing tells of it but the mount.
     fn taken_away(&self, session: Option<&SessionSeen>) -> Option<Word> {
         let session = session.filter(|s| s.state == "live" && !s.disk && matches!(s.used, Use::Used(_)))?;
-        let said = self.seen.attachment.said.report.healthy.as_ref();
-        if said.is_some_and(|w| w.reason == Reason::PossibleDataLoss) {
-            return None;
-        }
         Some(Word {
             status: false,
             reason: Reason::PossibleDataLoss,

@@ -17,6 +17,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::host::Disk;
 use super::request::Access;
+use crate::attachment::namespace::{Verdict, refusal};
 
 /// Between two looks at the host.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -104,8 +105,8 @@ impl Attached {
         match (self.nqn(), admitted, connected) {
             (None, Some(why), _) => format!("it is not admitted ({why})"),
             (None, None, _) => "the operator has not admitted it yet".to_owned(),
-            (Some(_), _, Some(why)) => format!("the connection ({why})"),
-            (Some(_), _, None) => "the connection to the appliance".to_owned(),
+            (Some(_), _, Some(why)) => format!("the connection, and the identity of the disk behind it ({why})"),
+            (Some(_), _, None) => "the connection to the appliance, and the identity of the disk behind it".to_owned(),
         }
     }
 
@@ -175,6 +176,7 @@ impl Node {
                 && let Some(disk) = self.disk(call, nqn).await?
                 && disk.live
                 && disk.size > 0
+                && self.recorded(&attached, &disk)?
             {
                 return Ok((attached, disk));
             }
@@ -187,16 +189,41 @@ impl Node {
                 )));
             }
             call.pause(LOOK_EVERY).await;
-            // The intent is written by our own loop a moment before the connect: read more often until it is there.
-            let every = if self.agent.intends(&attached.object) {
+            // Intent and namespace are written by our own loop, around the connect: read more often until they are there.
+            let said = attached.object.status.as_ref().and_then(|s| s.agent.as_ref());
+            let every = if self.agent.intends(&attached.object) && said.is_some_and(|a| a.namespace.is_some()) {
                 READ_EVERY
             } else {
                 LOOK_EVERY * 4
             };
             if read.elapsed() >= every {
+                // It may not have looked since the disk came.
+                self.wake(&attached.name());
                 attached = self.usable(call.volume()).await?;
                 read = Instant::now();
             }
+        }
+    }
+
+    /// Whether the namespace behind that connection is recorded: from then on a change of it is seen.
+    fn recorded(&self, attached: &Attached, disk: &Disk) -> Result<bool, Failure> {
+        let said = attached.object.status.as_ref().and_then(|s| s.agent.as_ref());
+        Ok(match self.same(attached, disk)? {
+            Verdict::Fits(now) => said.and_then(|a| a.namespace.as_ref()) == Some(&now),
+            Verdict::NotShown | Verdict::Changed(_) => false,
+        })
+    }
+
+    /// Refuses a disk that is not the one that its connection began with (I5).
+    fn same(&self, attached: &Attached, disk: &Disk) -> Result<Verdict, Failure> {
+        let identity = disk.identity.as_deref();
+        match self.agent.judge(&attached.object, &disk.connections, identity) {
+            Verdict::Changed(was) => {
+                self.wake(&attached.name());
+                let why = refusal(&disk.nqn, &was, identity.unwrap_or_default());
+                Err(Failure::NotNow(format!("volume {}: {why}", attached.volume.name_any())))
+            }
+            fits @ (Verdict::Fits(_) | Verdict::NotShown) => Ok(fits),
         }
     }
 
@@ -207,12 +234,16 @@ impl Node {
         Ok(found)
     }
 
-    /// The disk of an attached volume, if there is one.
+    /// The disk of an attached volume, if there is one; another than its connection began with is an error.
     pub(super) async fn disk_of(&self, call: &Call, attached: &Attached) -> Result<Option<Disk>, Failure> {
-        match attached.object.status.as_ref().and_then(|s| s.nqn.clone()) {
-            Some(nqn) => self.disk(call, nqn).await,
-            None => Ok(None),
+        let Some(nqn) = attached.object.status.as_ref().and_then(|s| s.nqn.clone()) else {
+            return Ok(None);
+        };
+        let found = self.disk(call, nqn).await?;
+        if let Some(disk) = &found {
+            self.same(attached, disk)?;
         }
+        Ok(found)
     }
 
     /// Reads the volume again after a wait that grows: for answers of the operator.

@@ -36,6 +36,10 @@ pub struct Disk {
     pub live: bool,
     /// The kernel refuses to write.
     pub read_only: bool,
+    /// What the kernel calls it.
+    pub identity: Option<String>,
+    /// The connections that it comes by, each by a name that no other one of this boot has.
+    pub connections: Vec<String>,
 }
 
 /// A mount, from mountinfo.

@@ -105,6 +105,8 @@ impl Host for Kernel {
             size: disk.size_bytes,
             live: disk.live(),
             read_only: disk.read_only,
+            identity: disk.wwid,
+            connections: disk.controllers.into_iter().map(|c| c.instance).collect(),
             path: disk.path,
         }))
     }

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat};
 use rustix::io::Errno;
 
 /// Attributes are a page at most.
@@ -70,6 +70,13 @@ impl Folder {
                 Err(e) => Err(SysfsError::new(path, e)),
             };
         }
+    }
+
+    /// The number of the kernel object behind this folder. Sysfs counts them up (kernfs, `idr_alloc_cyclic` and a generation above it):
+    /// no later object of this boot has it.
+    pub(super) fn number(&self) -> Result<u64, SysfsError> {
+        let stat = fstat(&self.fd).map_err(|e| SysfsError::new(&self.path, e))?;
+        Ok(stat.st_ino)
     }
 
     /// Names in this folder, with whether each is a folder itself and not a link to one.

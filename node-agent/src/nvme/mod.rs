@@ -135,7 +135,9 @@ impl Fabrics for Kernel {
         let fabric = all.into_iter().filter(|c| c.transport != "pcie");
         Ok(fabric
             .map(|c| Session {
-                disk: shown.contains(&c.nqn),
+                disk: shown.contains_key(&c.nqn),
+                identity: shown.get(&c.nqn).cloned().flatten(),
+                connection: c.instance,
                 nqn: c.nqn,
                 state: c.state,
             })

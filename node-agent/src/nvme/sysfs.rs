@@ -4,7 +4,7 @@
 //! With native multipath a disk is a child of its subsystem, and below each controller there is a hidden path to it; without, the
 //! disk is a child of its controller. Both places are looked at, whatever the kernel says of itself.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,8 @@ pub const LIVE: &str = "live";
 pub struct Controller {
     /// Name of the kernel object, for people.
     pub name: String,
+    /// Name and number of the kernel object: the name is given again once it is free, the number is not.
+    pub instance: String,
     /// Subsystem NQN.
     pub nqn: String,
     /// State, the whole line: `live`, `connecting`, `deleting (no IO)`, or what a later kernel says.
@@ -174,35 +176,42 @@ pub fn disks_of(root: &Path, nqn: &str) -> Result<Vec<Disk>, DiskError> {
     Ok(all)
 }
 
-/// NQNs of all subsystems that show a disk now, in one look at all of them.
+/// NQNs of all subsystems that show a disk now, and what the kernel calls it, in one look at all of them.
 ///
 /// # Errors
 /// When one may be missing.
-pub fn with_disk(root: &Path) -> Result<BTreeSet<String>, SysfsError> {
+pub fn with_disk(root: &Path) -> Result<BTreeMap<String, Option<String>>, SysfsError> {
     let sys = Folder::sys(root)?;
-    let mut all = BTreeSet::new();
+    let mut all = BTreeMap::new();
     for kind in [SUBSYSTEMS, CONTROLLERS] {
         for (_, folder) in class(&sys, kind)? {
             let Some(nqn) = folder.read("subsysnqn")? else { continue };
-            if !all.contains(&nqn) && shows_disk(&folder)? {
-                all.insert(nqn);
+            if all.contains_key(&nqn) {
+                continue;
+            }
+            if let Some(disk) = first_disk(&folder)? {
+                all.insert(nqn, wwid(&disk)?);
             }
         }
     }
     Ok(all)
 }
 
-fn shows_disk(parent: &Folder) -> Result<bool, SysfsError> {
+fn first_disk(parent: &Folder) -> Result<Option<Folder>, SysfsError> {
     for (name, entry) in parent.names()? {
         if entry != Entry::Folder {
             continue;
         }
         let Some(folder) = parent.folder(&name)? else { continue };
         if dev_and_size(&folder)?.is_some() {
-            return Ok(true);
+            return Ok(Some(folder));
         }
     }
-    Ok(false)
+    Ok(None)
+}
+
+fn wwid(disk: &Folder) -> Result<Option<String>, SysfsError> {
+    Ok(disk.read("wwid")?.filter(|wwid| !wwid.is_empty()))
 }
 
 /// Only disks have both; a hidden one is a path to a disk.
@@ -304,6 +313,7 @@ fn controller(name: &str, folder: &Folder) -> Result<Option<Controller>, SysfsEr
     let given = |text: Option<String>| text.filter(|t| !t.is_empty() && t != "(null)");
     Ok(Some(Controller {
         name: name.to_owned(),
+        instance: format!("{name}/{}", folder.number()?),
         nqn,
         state,
         transport: folder.read("transport")?.unwrap_or_default(),
@@ -339,7 +349,7 @@ fn children(root: &Path, nqn: &str, parent: &Folder, controllers: &[Controller])
             major,
             minor,
             size_bytes: blocks.checked_mul(512).ok_or_else(|| strange("size", &size))?,
-            wwid: folder.read("wwid")?.filter(|wwid| !wwid.is_empty()),
+            wwid: wwid(&folder)?,
             nsid: nsid.parse().map_err(|_| strange("nsid", &nsid))?,
             read_only: read_only != "0",
             sequence: folder.read("diskseq")?.and_then(|text| text.parse().ok()),

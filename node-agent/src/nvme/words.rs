@@ -253,6 +253,7 @@ mod tests {
     fn a_clash_of_host_names_is_explained() {
         let other = |host_nqn: Option<&str>, host_id: Option<&str>| Controller {
             name: "nvme7".into(),
+            instance: "nvme7/1".into(),
             nqn: "nqn.2026-01.org.example:root".into(),
             state: "live".into(),
             transport: "tcp".into(),

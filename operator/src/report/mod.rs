@@ -1,10 +1,12 @@
-//! What agents say about the use of a volume, folded into the volume: the format ledger, the circuit breaker, its health.
+//! What agents say about the use of a volume, folded into the volume: the format ledger, the circuit breaker, its health, and the
+//! identity under which they see its disk.
 //!
-//! [`format`] and [`breaker`] are pure. The shell runs in the pass over the volume, so that one volume is never worked on twice at
+//! [`format`], [`breaker`] and [`identity`] are pure. The shell runs in the pass over the volume, so that one volume is never worked on twice at
 //! once by one process; between processes the compare-and-swap decides.
 
 mod breaker;
 mod format;
+mod identity;
 mod reset;
 
 use std::sync::Arc;
@@ -13,12 +15,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use rds_crds::attachment::{AgentFormat, AgentStatus, kind as said_kind};
-use rds_crds::condition::{Saying, find_condition, is_true, kind, set_condition};
+use rds_crds::condition::{Saying, clear_condition, find_condition, is_true, kind, set_condition};
 use rds_crds::volume::{BreakerState, FormatLedger, RdsVolumeStatus, VolumeMode};
 use rds_crds::{RdsAttachment, RdsVolume};
 use tracing::info;
 
 pub(crate) use self::breaker::News;
+use self::identity::Turn;
 use crate::crash;
 use crate::events::Announcer;
 use crate::queue::Action;
@@ -72,6 +75,7 @@ async fn count(
         next.circuit_breaker = Some(folded.status.clone());
     }
     let illness = tell_health(volume, attachments, &mut next, now);
+    let changed = tell_identity(volume, attachments, &mut next, now);
     if next != applied_part(volume) {
         *volume = Store::new(&world.client).apply_status(volume, &next).await?;
         crash::after(STEPS[1]);
@@ -86,6 +90,9 @@ async fn count(
         }
         if let Some((reason, message)) = illness {
             announcer.ill(volume, &reason, message);
+        }
+        if let Some(message) = changed {
+            announcer.ill(volume, kind::IDENTITY_CHANGED, message);
         }
     }
     reset::tell_trial(attachments, &folded.status, world).await?;
@@ -155,6 +162,46 @@ fn tell_health(
     set_condition(&mut next.conditions, saying, volume.metadata.generation, now);
     let new = was != Some((word.status.clone(), reason.clone()));
     (new && word.status == "False").then_some((reason, message))
+}
+
+/// What new connections show as the identity of the disk. Answers with what is to be told.
+fn tell_identity(
+    volume: &RdsVolume,
+    attachments: &[Arc<RdsAttachment>],
+    next: &mut RdsVolumeStatus,
+    now: Timestamp,
+) -> Option<String> {
+    let generation = volume.status.as_ref().and_then(|s| s.export_generation).unwrap_or(1);
+    let words: Vec<identity::Word<'_>> = attachments
+        .iter()
+        .filter_map(|a| {
+            Some(identity::Word {
+                attachment: a.metadata.uid.as_deref()?,
+                node: &a.spec.node,
+                namespace: agent(a)?.namespace.as_ref()?,
+            })
+        })
+        .collect();
+    let folded = identity::fold(next.namespace.as_ref(), &words, generation);
+    next.namespace = folded.seen;
+    match folded.turn {
+        Turn::None => None,
+        Turn::Over => {
+            clear_condition(&mut next.conditions, kind::IDENTITY_CHANGED);
+            None
+        }
+        Turn::Changed { node, was, now: is } => {
+            let message = identity::message(&volume.name_any(), node, &was, is);
+            let saying = Saying {
+                kind: kind::IDENTITY_CHANGED,
+                status: Some(true),
+                reason: "NewConnection",
+                message: message.clone(),
+            };
+            set_condition(&mut next.conditions, saying, volume.metadata.generation, now);
+            Some(message)
+        }
+    }
 }
 
 fn next_entry(volume: &RdsVolume, attachments: &[Arc<RdsAttachment>]) -> Option<FormatLedger> {

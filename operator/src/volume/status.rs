@@ -121,6 +121,7 @@ pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, 
             })
             .or(old.disk),
         circuit_breaker: old.circuit_breaker,
+        namespace: old.namespace,
         ..RdsVolumeStatus::default()
     };
     tell_holders(volume, &mut status);

@@ -12,6 +12,8 @@ use tower::service_fn;
 pub(super) const VOLUME: &str = "pvc-1";
 pub(super) const UID: &str = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
 pub(super) const NQN: &str = "nqn.2000-02.com.mikrotik:pvc-1";
+pub(super) const IDENTITY: &str = "uuid.6c1dc5a0-0000-4000-8000-000000000001";
+pub(super) const CONNECTION: &str = "nvme0/7";
 
 /// What is stored. `operator`: whether the ledger is kept.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ pub(super) struct Stored {
 pub(super) struct Api(pub(super) Arc<Mutex<Stored>>);
 
 impl Api {
-    /// Admitted, with the intent of this host, blank.
+    /// Admitted, with the intent of this host and its connection, blank.
     pub(super) fn new() -> Self {
         let volume = json!({
             "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume",
@@ -43,7 +45,8 @@ impl Api {
                 "nqn": NQN, "address": "192.0.2.1", "port": 4420, "exportGeneration": 1,
                 "conditions": [{"type": "Admitted", "status": "True", "reason": "Admitted", "message": "",
                     "lastTransitionTime": "2026-01-01T00:00:00Z"}],
-                "agent": {"intent": {"bootID": "b", "systemUUID": "s", "machineID": "m", "nodeUID": "u", "generation": 1}},
+                "agent": {"intent": {"bootID": "b", "systemUUID": "s", "machineID": "m", "nodeUID": "u", "generation": 1},
+                    "namespace": {"generation": 1, "identity": IDENTITY, "bootID": "b", "connection": CONNECTION}},
             },
         });
         Self(Arc::new(Mutex::new(Stored {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::api::NQN;
+use super::api::{CONNECTION, IDENTITY, NQN};
 use crate::csi::host::{Device, Disk, Flush, Flushed, Found, Host, HostError, Kind, Mount, MountAs, Usage, Verdict};
 
 pub(super) const DEVICE: Device = Device { major: 259, minor: 1 };
@@ -39,6 +39,8 @@ impl Fake {
             size: 1 << 30,
             live: true,
             read_only: false,
+            identity: Some(IDENTITY.into()),
+            connections: vec![CONNECTION.into()],
         };
         Self(Arc::new(Mutex::new(World {
             disk: Some(disk),

@@ -3,6 +3,7 @@
 mod api;
 mod bad_input;
 mod host;
+mod identity;
 mod life;
 
 use std::path::Path;

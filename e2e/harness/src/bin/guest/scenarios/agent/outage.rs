@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rds_crds::condition::find_condition;
 use routeros_sim::knobs::NamespaceUuid;
 use serde_json::json;
 use tonic::Code;
@@ -43,6 +44,13 @@ fn until_said(volume: &Volume<'_>, kind: &str, status: &str, reason: &str) -> Re
         );
         Ok(())
     })
+}
+
+/// What the RdsVolume says of a change of identity.
+fn told(volume: &Volume<'_>) -> Result<Option<String>> {
+    let status = volume.read()?.status.unwrap_or_default();
+    let said = find_condition(&status.conditions, "IdentityChanged").filter(|c| c.status == "True");
+    Ok(said.map(|c| c.message.clone()))
 }
 
 /// The cable is cut while a pod writes; the agent is replaced meanwhile, and kubelet asks for things that cannot be.
@@ -148,10 +156,55 @@ pub(super) fn gone_for_good(rig: &Rig, plane: &Plane) -> Result<()> {
     new_pod(&volume, "file", 44)
 }
 
-/// Behind the same name there is another namespace: the kernel drops the disk, and it is never swapped beneath a pod.
+/// The appliance gives the namespace another UUID under a session that lives on: nobody uses the disk, so that the kernel lets the
+/// other one in. Gives the identity that it had before.
+fn becomes(volume: &Volume<'_>, uuid: &str) -> Result<String> {
+    let nqn = volume.nqn()?;
+    let device = fabric::disk(&nqn)?;
+    let namespace = PathBuf::from(format!("/sys/kernel/config/nvmet/subsystems/{nqn}/namespaces/1"));
+    let before = std::fs::read_to_string(namespace.join("device_uuid"))?
+        .trim()
+        .to_owned();
+    std::fs::write(namespace.join("enable"), "0")?;
+    until("the kernel to drop the disk", SOON, || {
+        ensure!(!device.exists(), "{} is there", device.display());
+        Ok(())
+    })?;
+    std::fs::write(namespace.join("device_uuid"), uuid)?;
+    std::fs::write(namespace.join("enable"), "1")?;
+    let device = fabric::disk(&nqn)?;
+    let shown = Path::new("/sys/class/block").join(device.file_name().context("no name")?);
+    let shown = std::fs::read_to_string(shown.join("wwid"))?;
+    ensure!(shown.trim() == format!("uuid.{uuid}"), "the kernel shows {shown}");
+    ensure!(fabric::states(&nqn)? == ["live"], "it is {:?}", fabric::states(&nqn)?);
+    Ok(before)
+}
+
+/// Within one connection the agent refuses what the kernel let in, also after a restart of its own, and ends nothing; with the disk
+/// of before all is well again. Gives its identity.
+fn refused_within_a_connection(plane: &Plane, volume: &Volume<'_>) -> Result<String> {
+    let other = "0d0e0f00-0000-4000-8000-00000000000b";
+    let first = becomes(volume, other)?;
+    for _ in 0..2 {
+        refused(volume.stage(Use::Mount), Code::FailedPrecondition, "become another one")?;
+        until_said(volume, "Healthy", "False", "IdentityChanged")?;
+        plane.agent.restart()?;
+    }
+    ensure!(mounts_of(&volume.staging())? == 0, "it was mounted");
+    let recorded = volume.said()?.namespace.context("no namespace is recorded")?;
+    ensure!(recorded.identity == format!("uuid.{first}"), "{recorded:?}");
+    becomes(volume, &first)?;
+    Ok(recorded.identity)
+}
+
+/// Behind the same name there is another namespace. Within a connection it is not used; across connections it is told. The kernel
+/// drops a disk that is in use, and it is never swapped beneath a pod.
 pub(super) fn another_identity(rig: &Rig, plane: &Plane) -> Result<()> {
     let volume = plane.volume("identity", json!({"connection": {"reconnectDelay": 2}}))?;
-    let folder = up(&volume, Use::Mount)?;
+    volume.attach()?;
+    let first = refused_within_a_connection(plane, &volume)?;
+    volume.retry("stage", || volume.stage(Use::Mount))?;
+    let folder = volume.retry("publish", || volume.publish(POD, Use::Mount))?;
     put(&folder, "file", 46)?;
     let nqn = volume.nqn()?;
     let device = fabric::disk(&nqn)?;
@@ -172,8 +225,16 @@ pub(super) fn another_identity(rig: &Rig, plane: &Plane) -> Result<()> {
     volume.retry("unstage", || volume.unstage())?;
     until_said(&volume, "Healthy", "False", "PossibleDataLoss")?;
     volume.detach()?;
-    // A new connection shows the disk with its new identity; that it is this volume's is proven by its filesystem.
+    // A new connection shows the disk with its new identity, which is told; that it is this volume's is proven by its filesystem.
+    ensure!(told(&volume)?.is_none(), "told before it was connected anew");
     let folder = up(&volume, Use::Mount)?;
+    let second = volume.said()?.namespace.context("no namespace is recorded")?.identity;
+    ensure!(second != first, "the identity did not change");
+    until("the change of identity to be told", SOON, || {
+        let told = told(&volume)?.context("nothing is told")?;
+        ensure!(told.contains(&first) && told.contains(&second), "{told}");
+        Ok(())
+    })?;
     holds(&folder, "file", 46)?;
     down(&volume, Use::Mount)?;
     volume.delete()
