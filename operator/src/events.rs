@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use rds_crds::condition::{find_condition, kind};
@@ -302,6 +302,11 @@ impl Announcer {
     /// A node says that something is wrong with the volume.
     pub(crate) fn ill(&self, volume: &RdsVolume, reason: &str, note: String) {
         self.post(volume, EventType::Warning, reason, note);
+    }
+
+    /// A node names itself to appliances as another one does.
+    pub(crate) fn cloned(&self, node: &Node, note: &str) {
+        self.post(node, EventType::Warning, "HostNQNShared", note.to_owned());
     }
 
     /// A fence is owed and waits.

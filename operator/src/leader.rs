@@ -189,6 +189,8 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         triggers: triggers.clone(),
         telemetry,
         metrics: attachments,
+        announcer: announcer.clone(),
+        clones: attachment::Clones::default(),
         every: config.attachment_reconcile_interval,
     };
     let servers = server::Context {

@@ -1,5 +1,6 @@
 //! Live migration as KubeVirt does it: a raw block volume with ReadWriteMany, on two nodes for as long as it may take. Each ends by
-//! the side that leaves; one that takes too long is told, and nobody else enters. The oracle is the appliance.
+//! the side that leaves; one that takes too long is told, and nobody else enters. The oracle is the appliance. And nodes that were cloned, as
+//! the rounds that find them are quick here.
 
 use anyhow::{Context, Result, ensure};
 use e2e::scene::{PATIENCE, Scene};
@@ -223,5 +224,49 @@ fn i3_with_the_policy_kubevirt_only_the_same_virtual_machine_gets_a_second_node(
         kill("launcher-2").await?;
         scene.detached(volume, "there").await?;
         lab.delete_claim("guest").await
+    })
+}
+
+/// A machine was cloned, machine ID and all: said on both Nodes, each once, until one of them has a machine ID of its own.
+#[test]
+fn b77_nodes_that_were_cloned_are_told_of_each_other() -> Result<()> {
+    e2e::run(async {
+        let _one = ONE.lock().await;
+        let scene = scene().await?;
+        let (first, copy) = (scene.node("first").await?, scene.node("copy").await?);
+        let series = "rds_csi_shared_host_nqn_nodes";
+        counts(scene, series, 0).await?;
+        let at = |node: &e2e::scene::Node, path: &str| node.agent.host_root().join(path);
+        wait_until("the agent to make its name", PATIENCE, async || {
+            Ok(std::fs::metadata(at(&first, "state/host-identity.json")).map(drop)?)
+        })
+        .await?;
+        for path in ["etc/machine-id", "state/host-identity.json"] {
+            std::fs::copy(at(&first, path), at(&copy, path)).context(path)?;
+        }
+        copy.agent.process.restart()?;
+        counts(scene, series, 2).await?;
+        for node in ["first", "copy"] {
+            scene
+                .event(node, "HostNQNShared", "nodes copy, first name themselves alike")
+                .await?;
+            scene.told(node, "HostNQNShared", "empty its /etc/machine-id").await?;
+        }
+        // As its note asks.
+        std::fs::write(at(&copy, "etc/machine-id"), "machine-of-its-own")?;
+        copy.agent.process.restart()?;
+        counts(scene, series, 0).await?;
+        let path =
+            r#"jsonpath={range .items[?(@.reason=="HostNQNShared")]}{.regarding.kind}/{.regarding.name} {.type} {end}"#;
+        let all = scene
+            .kubectl(&["get", "events.events.k8s.io", "-A", "-o", path])
+            .await?;
+        let mut said: Vec<&str> = all.trim().split(' ').collect();
+        said.sort_unstable();
+        ensure!(
+            said == ["Node/copy", "Node/first", "Warning", "Warning"],
+            "not one event for each: {all}"
+        );
+        Ok(())
     })
 }

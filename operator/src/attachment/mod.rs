@@ -28,6 +28,7 @@ pub mod vouch;
 mod wish;
 
 pub(crate) use api::Store;
+pub(crate) use clones::Clones;
 pub(crate) use gate::Gate;
 pub use metrics::AttachmentMetrics;
 pub(crate) use metrics::{FenceResult, MigrationResult, TestResult};

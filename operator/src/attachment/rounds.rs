@@ -21,10 +21,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::clones::Clones;
 use super::metrics::AttachmentMetrics;
 use super::record::{Change, changed};
 use super::wish::{Wanted, is_attached, request, wanted};
 use crate::crash;
+use crate::events::Announcer;
 use crate::server::fleet::Fleet;
 use crate::telemetry::{Telemetry, chain};
 use crate::volume::Trigger;
@@ -41,6 +43,8 @@ pub(crate) struct Rounds {
     pub(crate) triggers: Trigger,
     pub(crate) telemetry: Telemetry,
     pub(crate) metrics: AttachmentMetrics,
+    pub(crate) announcer: Announcer,
+    pub(crate) clones: Clones,
     pub(crate) every: Duration,
 }
 
@@ -73,7 +77,7 @@ impl Rounds {
     async fn round(&self) {
         let (started, now) = (Instant::now(), Timestamp::now());
         let looked = self.wake();
-        super::clones::tell(&self.world, &self.telemetry);
+        self.clones.tell(&self.world, &self.telemetry, &self.announcer);
         match self.rebuild().await {
             Ok((made, missing)) => {
                 if missing == 0 {

@@ -20,6 +20,7 @@ use super::metrics::AttachmentMetrics;
 use super::observe::{Clock, Outside, Patience};
 use super::reconcile::{Place, reconcile};
 use super::rounds::Rounds;
+use crate::attachment::Clones;
 use crate::events::Announcer;
 use crate::routeros::Target;
 use crate::telemetry::Telemetry;
@@ -114,12 +115,15 @@ fn bed() -> Bed {
         closing: CancellationToken::new(),
     };
     let telemetry = Telemetry::new().unwrap();
+    let metrics = AttachmentMetrics::new(&telemetry).unwrap();
     let rounds = Rounds {
+        announcer: Announcer::new(world.client.clone(), "test", metrics.clone()).0,
+        clones: Clones::default(),
         world,
         driver: DRIVER.to_owned(),
         fleet: Arc::default(),
         triggers: mpsc::unbounded_channel().0,
-        metrics: AttachmentMetrics::new(&telemetry).unwrap(),
+        metrics,
         telemetry,
         every: Duration::from_secs(300),
     };
