@@ -5,6 +5,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
 use rds_crds::condition::find_condition;
 use routeros_sim::knobs::NamespaceUuid;
 use serde_json::json;
@@ -233,6 +236,9 @@ pub(super) fn another_identity(rig: &Rig, plane: &Plane) -> Result<()> {
     until("the change of identity to be told", SOON, || {
         let told = told(&volume)?.context("nothing is told")?;
         ensure!(told.contains(&first) && told.contains(&second), "{told}");
+        let events = e2e::run(Api::<Event>::all(plane.client.clone()).list(&ListParams::default()))?;
+        let posted = |e: &Event| e.reason.as_deref() == Some("IdentityChanged") && e.note.as_ref() == Some(&told);
+        ensure!(events.iter().any(posted), "no event says so");
         Ok(())
     })?;
     holds(&folder, "file", 46)?;
