@@ -4,6 +4,7 @@
 //! of the host, read-only, with a tmpfs over it, so that our programs run there as they were built and nothing is an image. A
 //! guest ends with the process that started it.
 
+pub mod agent;
 pub mod bridge;
 pub mod demo;
 pub mod http;
