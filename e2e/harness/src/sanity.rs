@@ -30,7 +30,7 @@ pub fn verdict(printed: &str) -> Result<&str> {
         .unwrap_or_default();
     let failed: Vec<&str> = printed.lines().filter(|line| line.contains("[FAIL]")).collect();
     ensure!(
-        printed.contains("SUCCESS!") && !printed.contains("0 Passed"),
+        printed.contains("SUCCESS!") && !printed.contains("-- 0 Passed"),
         "{ran}: {}",
         failed.join("; ")
     );
@@ -81,6 +81,8 @@ mod tests {
     fn a_run_without_a_passed_spec_is_no_success() {
         let good = "Ran 57 of 92 Specs in 40.2 seconds\nSUCCESS! -- 57 Passed | 0 Failed | 1 Pending | 34 Skipped\n";
         assert_eq!(verdict(good).ok(), Some("Ran 57 of 92 Specs in 40.2 seconds"));
+        let round = "Ran 60 of 92 Specs\nSUCCESS! -- 60 Passed | 0 Failed | 1 Pending | 31 Skipped\n";
+        assert!(verdict(round).is_ok(), "sixty are not none");
         assert!(verdict("Ran 0 of 92 Specs\nSUCCESS! -- 0 Passed | 0 Failed").is_err());
         let bad = "[FAIL] Node Service\nRan 57 of 92 Specs\nFAIL! -- 56 Passed | 1 Failed";
         assert!(verdict(bad).is_err_and(|error| error.to_string().contains("Node Service")));
