@@ -124,7 +124,8 @@ impl Inner {
 }
 
 async fn watch(inner: Weak<Inner>) {
-    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    // On an emulated processor a look costs milliseconds.
+    let mut tick = tokio::time::interval(Duration::from_millis(250));
     loop {
         tick.tick().await;
         let Some(inner) = inner.upgrade() else { return };
