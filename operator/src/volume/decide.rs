@@ -250,13 +250,10 @@ fn grow(want: &Want, ledger: &Ledger, seen: &Seen, size: Bytes, ok: Report) -> S
         .rest(again)
     };
     match &seen.last {
+        // A refusal too: csi-resizer asks for no other size before this one is done, so that a claim would wait for minutes after
+        // room was made.
         Some((Mutation::Grow | Mutation::Toggle, Some(problem))) => {
-            let again = if problem.unknown {
-                Recheck::Backoff
-            } else {
-                Recheck::Slowly
-            };
-            return pending(problem.reason, problem.message.clone(), again);
+            return pending(problem.reason, problem.message.clone(), Recheck::Backoff);
         }
         Some((Mutation::Grow, None)) if ledger.holders.is_empty() => return Step::Record(Change::BeginToggle),
         Some((Mutation::Grow, None)) => return pending(Reason::NeedsDetach, needs_detach(ledger), Recheck::Slowly),
@@ -270,7 +267,7 @@ fn grow(want: &Want, ledger: &Ledger, seen: &Seen, size: Bytes, ok: Report) -> S
     match &seen.room {
         Fact::NotRead => Step::MeasureRoom,
         Fact::Unknown(problem) => pending(problem.reason, problem.message.clone(), Recheck::Backoff),
-        Fact::Known(room) if *room < more => pending(Reason::PoolFull, no_room(more, *room), Recheck::Slowly),
+        Fact::Known(room) if *room < more => pending(Reason::PoolFull, no_room(more, *room), Recheck::Backoff),
         Fact::Known(_) => Step::Do(Mutation::Grow),
     }
 }

@@ -98,6 +98,22 @@ fn i15_a_failed_growth_can_be_taken_back() {
     assert_eq!(bed.volume.status.as_ref().unwrap().capacity, Some(Size(200 * GI)));
 }
 
+/// csi-resizer asks for no other size before this one is done.
+#[test]
+fn a_growth_for_which_there_is_no_room_is_tried_again_soon() {
+    let mut bed = made();
+    bed.volume.spec.capacity = Size(2048 * GI);
+    bed.room = Bytes(500 * GI);
+    assert!(matches!(bed.pass(), End::Rest(_, Recheck::Backoff)), "by its own sums");
+    bed.room = Bytes(u64::MAX);
+    let said = bed.pass_with(&mut [Fate::Refused(Reason::Refused)].into_iter(), usize::MAX);
+    assert!(
+        matches!(said, End::Rest(_, Recheck::Backoff)),
+        "by the appliance's word"
+    );
+    assert_eq!(report(bed.pass()).expand_pending, None);
+}
+
 #[test]
 fn d4_a_toggle_to_resize_waits_for_holders_and_moves_the_token() {
     let mut bed = made();
