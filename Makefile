@@ -5,16 +5,16 @@
 help:     ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo:     ## a PVC on a simulated RDS, from claim to clean bill, then real pods on two nodes in VMs; KEEP=1 leaves it running, NODES=0 goes without nodes
-	@e2e/need.sh && cargo run --quiet --package e2e --bin demo
+	@e2e/need.sh && cargo run --quiet --bin demo
 test:     ## all that must hold: fmt, clippy, docs, unit and end-to-end tests
 	@e2e/test.sh
 lint:     ## fmt, clippy, and cargo-deny where it is installed
 	@e2e/lint.sh
 bench:    ## measure, print a table, write target/bench/report.json
-	@e2e/need.sh && E2E_PROFILE=release cargo run --quiet --package e2e --bin bench
+	@e2e/need.sh && E2E_PROFILE=release cargo run --quiet --bin bench
 model:    ## explore the attachment protocol in larger bounds than make test, write target/model/report.json; some minutes
-	cargo run --quiet --package model
+	cargo run --quiet --bin model
 generate: ## write config/crd from the Rust types
-	cargo run --quiet --package rds-crds --bin crdgen
+	cargo run --quiet --bin crdgen
 tools:    ## build the control plane and the sidecars that the tests run
 	@e2e/need.sh && e2e/tools/build.sh
