@@ -87,7 +87,8 @@ pub fn own(name: &str) -> Result<PathBuf> {
     static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = ONE.lock();
     if BUILT.get().is_none() {
-        // The whole workspace, as `cargo test` does: one set of features, nothing is compiled twice.
+        // As much of the workspace as `cargo test` builds: one set of features, nothing is compiled twice. All at once, as whoever
+        // asks first asks for the others, too.
         let mut build = Command::new(cargo());
         // What cargo told this test about its own package would tell build scripts (ring's) that they have to run again.
         for (name, _) in std::env::vars_os() {
@@ -100,7 +101,9 @@ pub fn own(name: &str) -> Result<PathBuf> {
             }
         }
         if profile() == "release" {
-            build.arg("build").args(["--release", "--package", name]);
+            let packages = ["rds-operator", "rds-node-agent", "routeros-sim", "e2e"];
+            build.args(["build", "--release", "--bins"]);
+            build.args(packages.iter().flat_map(|package| ["--package", package]));
         } else {
             build.args(["build", "--workspace", "--bins"]);
         }
