@@ -1,8 +1,8 @@
 //! What agents say about the use of a volume, folded into the volume: the format ledger, the circuit breaker, its health, and the
 //! identity under which they see its disk.
 //!
-//! [`format`], [`breaker`] and [`identity`] are pure. The shell runs in the pass over the volume, so that one volume is never worked on twice at
-//! once by one process; between processes the compare-and-swap decides.
+//! [`format`], [`breaker`] and [`identity`] are pure. The shell runs in the pass over the volume, so that one volume is never worked
+//! on twice at once by one process; between processes the compare-and-swap decides.
 
 mod breaker;
 mod format;
