@@ -4,15 +4,13 @@
 //! of it, and a filesystem is known by its own UUID. Within one connection a change means that the kernel let another disk in under
 //! the name of ours: that one is not used (I5). What was recorded stays for as long as the connection does, whatever it shows.
 
-use rds_crds::attachment::Namespace;
+use rds_crds::attachment::{Intent, Namespace};
 
 /// What the kernel shows now.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     /// Boot ID of the kernel.
     pub boot_id: &'a str,
-    /// Generation of the export that was connected to.
-    pub generation: u32,
     /// The connections to that NQN, each by a name that no other connection of this boot has.
     pub connections: &'a [&'a str],
     /// What the kernel calls the namespace; `None` while it shows none.
@@ -30,10 +28,11 @@ pub enum Verdict {
     Changed(String),
 }
 
-/// Compares what is shown with what was recorded.
+/// Compares what is shown with what was recorded. What this boot has not meant to connect is not judged.
 #[must_use]
-pub fn judge(recorded: Option<&Namespace>, shown: &Shown<'_>) -> Verdict {
-    let (Some(identity), Some(first)) = (shown.identity, shown.connections.first()) else {
+pub fn judge(intent: Option<&Intent>, recorded: Option<&Namespace>, shown: &Shown<'_>) -> Verdict {
+    let intent = intent.filter(|intent| intent.boot_id == shown.boot_id);
+    let (Some(intent), Some(identity), Some(first)) = (intent, shown.identity, shown.connections.first()) else {
         return Verdict::NotShown;
     };
     let same = |r: &&Namespace| r.boot_id == shown.boot_id && shown.connections.contains(&r.connection.as_str());
@@ -42,7 +41,7 @@ pub fn judge(recorded: Option<&Namespace>, shown: &Shown<'_>) -> Verdict {
         return Verdict::Changed(before.identity.clone());
     }
     Verdict::Fits(Namespace {
-        generation: shown.generation,
+        generation: intent.generation,
         identity: identity.to_owned(),
         boot_id: shown.boot_id.to_owned(),
         connection: before.map_or(*first, |r| r.connection.as_str()).to_owned(),
@@ -77,6 +76,16 @@ mod tests {
         }
     }
 
+    fn intent(generation: u32) -> Intent {
+        Intent {
+            boot_id: "boot".into(),
+            system_uuid: "s".into(),
+            machine_id: "m".into(),
+            node_uid: "u".into(),
+            generation,
+        }
+    }
+
     #[test]
     fn i5_only_a_change_within_one_live_connection_is_refused() {
         let a = recorded(A, "boot", "nvme0/7");
@@ -85,11 +94,10 @@ mod tests {
         let see = |before: Option<&Namespace>, connections: &[&str], identity| {
             let shown = Shown {
                 boot_id: "boot",
-                generation: 1,
                 connections,
                 identity,
             };
-            judge(before, &shown)
+            judge(Some(&intent(1)), before, &shown)
         };
         let one: &[&str] = &["nvme0/7"];
         assert_eq!(see(None, one, Some(A)), fits(A, "nvme0/7"));
@@ -115,17 +123,22 @@ mod tests {
         let before = recorded(A, "before", "nvme0/7");
         let shown = Shown {
             boot_id: "boot",
-            generation: 2,
             connections: &["nvme0/7"],
             identity: Some(B),
         };
-        let Verdict::Fits(now) = judge(Some(&before), &shown) else {
-            panic!("{:?}", judge(Some(&before), &shown));
+        let Verdict::Fits(now) = judge(Some(&intent(2)), Some(&before), &shown) else {
+            panic!("{:?}", judge(Some(&intent(2)), Some(&before), &shown));
         };
         assert_eq!((now.identity.as_str(), now.generation), (B, 2));
         // A toggle of the export moves the generation under a connection that lives on.
-        let later = Shown { generation: 3, ..shown };
-        assert!(matches!(judge(Some(&now), &later), Verdict::Fits(n) if n.generation == 3));
+        assert!(matches!(judge(Some(&intent(3)), Some(&now), &shown), Verdict::Fits(n) if n.generation == 3));
+        let earlier = Intent {
+            boot_id: "before".into(),
+            ..intent(2)
+        };
+        for not_meant in [None, Some(&earlier)] {
+            assert_eq!(judge(not_meant, Some(&before), &shown), Verdict::NotShown);
+        }
     }
 
     #[test]

@@ -60,17 +60,13 @@ impl Agent {
     pub(crate) fn judge(&self, object: &RdsAttachment, connections: &[String], identity: Option<&str>) -> Verdict {
         let said = observe::agent(object);
         let boot_id = lock(&self.host).boot_id.clone();
-        let intent = said.intent.filter(|intent| intent.boot_id == boot_id);
         let connections: Vec<&str> = connections.iter().map(String::as_str).collect();
-        intent.map_or(Verdict::NotShown, |intent| {
-            let shown = Shown {
-                boot_id: &boot_id,
-                generation: intent.generation,
-                connections: &connections,
-                identity,
-            };
-            judge(said.namespace.as_ref(), &shown)
-        })
+        let shown = Shown {
+            boot_id: &boot_id,
+            connections: &connections,
+            identity,
+        };
+        judge(said.intent.as_ref(), said.namespace.as_ref(), &shown)
     }
 
     /// The NQN of a volume as the last pass over its attachment read it: for what changes nothing.

@@ -39,23 +39,20 @@ impl Look<'_> {
         }
     }
 
-    /// Whether the disk is the one that the connection began with. What this boot has not meant to connect is not judged.
+    /// Whether the disk is the one that the connection began with.
     fn identity(&self, session: Option<&SessionSeen>) -> Verdict {
-        let said = &self.seen.attachment.said;
-        let host = &self.seen.host;
-        let intent = said.intent.as_ref().filter(|intent| intent.boot_id == host.boot_id);
-        let (Some(session), Some(intent)) = (session, intent) else {
+        let Some(session) = session else {
             return Verdict::NotShown;
         };
+        let said = &self.seen.attachment.said;
         let same = self.sessions.iter().filter(|s| s.nqn == session.nqn);
         let connections: Vec<&str> = same.map(|s| s.connection.as_str()).collect();
         let shown = Shown {
-            boot_id: &host.boot_id,
-            generation: intent.generation,
+            boot_id: &self.seen.host.boot_id,
             connections: &connections,
             identity: session.identity.as_deref(),
         };
-        judge(said.report.namespace.as_ref(), &shown)
+        judge(said.intent.as_ref(), said.report.namespace.as_ref(), &shown)
     }
 
     /// What the data path has said of it stands, but for what is seen to be over; and nobody can take a loss back.
