@@ -78,7 +78,7 @@ pub(super) async fn accelerator(kernel: &Kernel) -> Result<String> {
 async fn kvm_boots(kernel: &Kernel) -> Result<bool> {
     let folder = tempfile::tempdir()?;
     let console = folder.path().join("console");
-    let mut qemu = super::qemu(kernel, "kvm", 256, 1, &console);
+    let mut qemu = super::qemu(kernel, "kvm", 256, &console);
     qemu.args(["-append", "console=ttyS0 panic=-1 vm.probe"]);
     let process = Process::start("qemu (probe of kvm)", qemu, &folder.path().join("log"))?;
     let start = Instant::now();

@@ -86,8 +86,6 @@ impl Node {
         }
         let machine = Machine {
             memory: 1024,
-            // Two emulated processors of a kubelet were seen to lock each other up on a host that is busy.
-            cpus: 1,
             forwards: vec![(control, 80)],
             disk: if kubelet == Kubelet::Real { DISK } else { 0 },
             ..Machine::new(name, &run)

@@ -31,6 +31,9 @@ const KEPT: &str = "/mnt/kept";
 /// Where the agent serves CSI, below the folder that kubelet looks into.
 pub(crate) const PLUGIN: &str = "/var/lib/kubelet/plugins/rds.csi.srvlab.io";
 
+/// `GOGC` of programs in Go: there is memory, and collecting garbage is much of what an idle kubelet does.
+const RARELY: &str = "400";
+
 /// What to be.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -163,7 +166,10 @@ async fn containerd(options: &Options) -> Result<Supervised> {
     );
     let made = move || {
         let mut containerd = command(&program);
-        containerd.args(["-c", "/run/vm/containerd.toml"]).env("PATH", &path);
+        containerd
+            .args(["-c", "/run/vm/containerd.toml"])
+            .env("PATH", &path)
+            .env("GOGC", RARELY);
         containerd
     };
     let process = start("containerd", made)?;
@@ -205,7 +211,8 @@ fn kubelet(options: &Options) -> Result<Supervised> {
         kubelet
             .args(["--config=/run/vm/kubelet.yaml", "--node-ip=10.0.2.15", "--v=2"])
             .arg(format!("--kubeconfig={}", share("kubelet.kubeconfig").display()))
-            .arg(format!("--hostname-override={name}"));
+            .arg(format!("--hostname-override={name}"))
+            .env("GOGC", RARELY);
         kubelet
     })
 }
