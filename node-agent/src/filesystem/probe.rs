@@ -18,6 +18,9 @@ const HEAD: u64 = 4 << 20;
 const TAIL: u64 = 1 << 20;
 /// Read at each single place.
 const WINDOW: u64 = 64 << 10;
+/// Read at once, of each place. What is allocated in larger pieces stays with the thread's heap when it is freed: reading whole
+/// places cost 2 MiB of resident memory for each thread that ever probed a disk, and this does not.
+const PIECE: u64 = 64 << 10;
 /// Places all over the disk: a disk that was used raw may have nothing at its start.
 const SAMPLES: u64 = 64;
 /// Limit for blkid, which reads a few MiB.
@@ -86,14 +89,13 @@ pub fn probe_with(tools: &Tools, device: &Path, volume: &str) -> Result<Found, P
             program,
         });
     }
+    let size = disk.size();
     let mut all = Vec::new();
-    for (offset, length) in places(disk.size()) {
-        all.push(Region {
-            offset,
-            bytes: disk.read(offset, length)?,
-        });
+    for (offset, length) in pieces(size) {
+        let bytes = disk.read(offset, length)?;
+        all.extend(kept(size, Region { offset, bytes }));
     }
-    let regions = Regions { size: disk.size(), all };
+    let regions = Regions { size, all };
     let opinion = blkid(tools, device)?;
     Ok(judge(&regions, &opinion, volume))
 }
@@ -183,6 +185,33 @@ pub fn places(size: u64) -> Vec<(u64, u64)> {
         }
     }
     merged.into_iter().map(|(start, end)| (start, end - start)).collect()
+}
+
+/// [`places`] as they are read.
+fn pieces(size: u64) -> impl Iterator<Item = (u64, u64)> {
+    places(size).into_iter().flat_map(|(start, length)| {
+        let count = length.div_ceil(PIECE);
+        (0..count).map(move |index| (start + index * PIECE, PIECE.min(length - index * PIECE)))
+    })
+}
+
+/// What has to be remembered of bytes that were read: nothing of zeroes, all where something has a name, and elsewhere the first that
+/// is not zero, since any such byte means that the disk is not blank.
+fn kept(size: u64, region: Region) -> Option<Region> {
+    let index = region.bytes.iter().position(|&byte| byte != 0)?;
+    let (start, end) = (region.offset, region.offset + region.bytes.len() as u64);
+    let overlaps = |from: u64, to: u64| start < to && from < end;
+    let mark = mark_at(size);
+    if overlaps(0, signature::NAMED_HEAD)
+        || overlaps(size.saturating_sub(signature::NAMED_TAIL), size)
+        || overlaps(mark, mark + 4096)
+    {
+        return Some(region);
+    }
+    Some(Region {
+        offset: start + index as u64,
+        bytes: vec![*region.bytes.get(index)?],
+    })
 }
 
 /// The decision, from bytes and a second opinion.

@@ -5,6 +5,11 @@
 
 use rds_crds::volume::FsType;
 
+/// All that has a name is within so much of the start of a disk, where zfs has its second label, ..
+pub(super) const NAMED_HEAD: u64 = 512 << 10;
+/// .. or of its end: the two last labels of zfs end at a multiple of their size.
+pub(super) const NAMED_TAIL: u64 = 768 << 10;
+
 /// Some bytes of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -297,4 +302,17 @@ fn zfs(disk: &Regions) -> bool {
             matches!(disk.le64(at), Some(0x00ba_b10c)) || matches!(disk.be64(at), Some(0x00ba_b10c))
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_where_they_are_looked_for() {
+        for (offset, magic, name) in HEAD {
+            assert!(offset + magic.len() as u64 <= NAMED_HEAD, "{name}");
+        }
+        assert!(BTRFS[0] + 4096 <= NAMED_HEAD);
+    }
 }

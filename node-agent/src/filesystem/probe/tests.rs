@@ -19,6 +19,28 @@ fn zeroes(size: u64) -> Regions {
     }
 }
 
+/// What a probe has of it in the end: read in pieces, and not all of them kept.
+fn probed(disk: &Regions) -> Regions {
+    let piece = |(offset, length): (u64, u64)| Region {
+        offset,
+        bytes: disk.at(offset, usize::try_from(length).unwrap()).unwrap().to_vec(),
+    };
+    let size = disk.size;
+    Regions {
+        size,
+        all: pieces(size).filter_map(|place| kept(size, piece(place))).collect(),
+    }
+}
+
+/// [`super::judge`], which says the same of what was kept as of all that was read.
+fn judge(disk: &Regions, opinion: &Opinion, volume: &str) -> Found {
+    let found = super::judge(disk, opinion, volume);
+    let kept = probed(disk);
+    assert_eq!(kept.first_data(), disk.first_data());
+    assert_eq!(super::judge(&kept, opinion, volume), found);
+    found
+}
+
 fn with(mut disk: Regions, puts: &[(u64, &[u8])]) -> Regions {
     for (offset, bytes) in puts {
         let end = offset + bytes.len() as u64;
@@ -88,6 +110,31 @@ fn i1_what_is_looked_at() {
 }
 
 #[test]
+fn little_of_a_full_disk_is_kept() {
+    for size in [3 << 20, 64 << 20, SIZE] {
+        let mut full = zeroes(size);
+        full.all.iter_mut().for_each(|region| region.bytes.fill(7));
+        let kept = probed(&full);
+        let total: usize = kept.all.iter().map(|region| region.bytes.len()).sum();
+        assert!(total < 3 << 19, "{size}: {total} bytes");
+        let largest = kept.all.iter().map(|region| region.bytes.len()).max();
+        assert_eq!(largest, Some(64 << 10), "{size}: more at once");
+        assert_eq!(kept.first_data(), Some(0));
+    }
+    // Every place is read in order and in whole, whatever its size.
+    for size in [1, 4096, (1 << 20) + 512, 5 << 20, SIZE + 512] {
+        let mut joined: Vec<(u64, u64)> = Vec::new();
+        for (offset, length) in pieces(size) {
+            match joined.last_mut() {
+                Some((start, before)) if *start + *before == offset => *before += length,
+                Some(_) | None => joined.push((offset, length)),
+            }
+        }
+        assert_eq!(joined, places(size));
+    }
+}
+
+#[test]
 fn signatures_are_named() {
     for (offset, bytes, name) in [
         (0, &b"LUKS\xba\xbe\x00\x01"[..], "LUKS1"),
@@ -103,6 +150,8 @@ fn signatures_are_named() {
         (SIZE - 65536, &[0xfc, 0x4e, 0x2b, 0xa9], "md"),
         (4086, b"SWAPSPACE2", "swap"),
         (128 << 10, &[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0], "zfs"),
+        ((512 << 10) - 1024, &[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0], "zfs"),
+        (SIZE - (384 << 10), &[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0], "zfs"),
         (SIZE - (128 << 10), &[0, 0, 0, 0, 0, 0xba, 0xb1, 0x0c], "zfs"),
         (1024, &[0x10, 0x20, 0xf5, 0xf2], "f2fs"),
         (3, b"NTFS    ", "ntfs"),
@@ -125,6 +174,18 @@ fn signatures_are_named() {
         got,
         Found::Foreign("an MBR partition table or boot sector, a partition table (dos) (by blkid)".to_owned())
     );
+}
+
+#[test]
+fn labels_of_a_disk_of_an_odd_size() {
+    // The last labels of zfs are before the last multiple of their size, which may be almost as far from the end.
+    let size = SIZE + (255 << 10);
+    let disk = with(
+        zeroes(size),
+        &[(SIZE - (384 << 10), &[0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0])],
+    );
+    let got = judge(&disk, &Opinion::Nothing, VOLUME);
+    assert_eq!(got, Found::Foreign("zfs".to_owned()));
 }
 
 /// The parts of superblocks that are looked at.
