@@ -19,6 +19,7 @@ pub mod mount;
 pub mod nqn;
 pub mod nvme;
 pub mod run;
+pub mod thread;
 
 /// An error with its sources, in one line.
 fn chain(error: &dyn std::error::Error) -> String {

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     start_log(config.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .thread_stack_size(rds_node_agent::thread::STACK)
         .enable_all()
         .build()
     {

@@ -14,6 +14,8 @@ use std::time::Duration;
 use rustix::fs::Dev;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::thread;
+
 /// Where programs are looked for: images and kubelets differ in whether sbin is on the PATH.
 const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How much of a program's words a message may carry.
@@ -191,14 +193,12 @@ pub fn run<S: AsRef<OsStr>>(
     // Opened before anybody waits for it: the number may be another process's afterwards, this never is.
     let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
     let (done, result) = channel();
-    let waiter = std::thread::Builder::new()
-        .name(format!("wait-{program}"))
-        .spawn(move || {
-            let ended = wait(child);
-            drop(claim);
-            // Nobody listens any more when the time was up.
-            let _ = done.send(ended);
-        });
+    let waiter = thread::spawn(format!("wait-{program}"), move || {
+        let ended = wait(child);
+        drop(claim);
+        // Nobody listens any more when the time was up.
+        let _ = done.send(ended);
+    });
     if let Err(e) = waiter {
         return Err(ChildError::Start(program.to_owned(), e));
     }
@@ -220,9 +220,7 @@ pub fn run<S: AsRef<OsStr>>(
 fn wait(mut child: Child) -> std::io::Result<Ended> {
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
-    let reader = std::thread::Builder::new()
-        .name("child-stderr".to_owned())
-        .spawn(move || drain(stderr));
+    let reader = thread::spawn("child-stderr", move || drain(stderr));
     let stdout = drain(stdout);
     let stderr = match reader {
         Ok(reader) => reader.join().unwrap_or_default(),

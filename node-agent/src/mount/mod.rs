@@ -167,7 +167,7 @@ pub fn numbers(device: Dev) -> String {
 /// Runs a call that may hang; `None` when the limit passed. It then goes on alone, and its result is lost.
 fn limited<T: Send + 'static>(name: &str, limit: Duration, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = channel();
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+    let thread = crate::thread::spawn(name, move || {
         let _ = done.send(call());
     });
     thread.ok()?;

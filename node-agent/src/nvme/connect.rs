@@ -163,7 +163,8 @@ impl Kernel {
 /// On a thread of its own, as a read waits for as long as the kernel tries to reconnect.
 fn first_read(disk: Disk, within: Duration) -> Result<(), String> {
     let (done, wait) = mpsc::channel();
-    thread::spawn(move || done.send(read_once(&disk)));
+    let reads = crate::thread::spawn("first-read", move || done.send(read_once(&disk)));
+    reads.map_err(|e| format!("no thread for it: {e}"))?;
     wait.recv_timeout(within)
         .unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
