@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use e2e::vm::{Machine, PROGRAMS, Release, Vm, report};
+use anyhow::Result;
+use e2e::vm::{Machine, PROGRAMS, Release, Vm, watch};
 
 /// For all scenarios of one boot. Emulated processors take their time.
 const LIMIT: Duration = Duration::from_secs(1500);
@@ -21,44 +21,7 @@ async fn run(name: &str, release: Release, script: &str) -> Result<()> {
         ..Machine::new(name, script)
     };
     let vm = Vm::start(&machine).await?;
-    println!("kernel {} with {}", vm.kernel, vm.accelerator);
-    let (mut told, mut failed) = (0, Vec::new());
-    let code = loop {
-        let ended = vm.ended()?;
-        for outcome in report::read(&vm.share())?.into_iter().skip(told) {
-            told += 1;
-            let Some(error) = outcome.error else {
-                println!("ok {} ({:.1} s)", outcome.name, outcome.seconds);
-                continue;
-            };
-            println!(
-                "FAILED {} ({:.1} s): {error}, logs in {}, rerun alone: VM_SCENARIO={} cargo test -p e2e --test vm {name}",
-                outcome.name,
-                outcome.seconds,
-                vm.folder().display(),
-                outcome.name,
-            );
-            failed.push(outcome.name);
-        }
-        if let Some(code) = ended {
-            break code;
-        }
-        ensure!(
-            vm.age() < LIMIT,
-            "no end after {} s; {}",
-            LIMIT.as_secs(),
-            vm.last_words()
-        );
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    println!("{told} scenarios on {} in {:.0} s", vm.kernel, vm.age().as_secs_f32());
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
-    ensure!(
-        code == 0 && told > 0,
-        "the driver ended with {code} after {told} scenarios; {}",
-        vm.last_words()
-    );
-    Ok(())
+    watch::scenarios(&vm, &format!("vm {name}"), LIMIT).await
 }
 
 #[test]
