@@ -12,6 +12,8 @@
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 suite=${1:-}
+# shellcheck source=e2e/vm/apt.sh
+source "$(dirname "$0")/apt.sh"
 cache=${RDS_CACHE:-$HOME/.cache/rds-csi}/vm
 out=$cache/kernel${suite:+-$suite}
 mkdir -p "$cache"
@@ -30,16 +32,7 @@ rm -rf "$new"
 mkdir -p "$new/root"
 cd "$new"
 
-private=()
-if [ -n "$suite" ]; then
-  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | awk '!/security/ && !n++')
-  [ -n "$mirror" ] || { echo "apt has no lists of a Debian mirror: run apt-get update" >&2; exit 1; }
-  mkdir -p apt/lists/partial apt/cache/archives/partial
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >apt/sources.list
-  private=(-o "Dir::State::Lists=$new/apt/lists" -o "Dir::Cache=$new/apt/cache"
-    -o "Dir::Etc::SourceList=$new/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null)
-  apt-get "${private[@]}" -qq update >&2
-fi
+[ -z "$suite" ] || from_suite "$suite" "$new/apt"
 
 # linux-image-amd64 is empty: what it depends on is the kernel.
 package() {
@@ -52,8 +45,7 @@ if [ -z "$name" ] && [ -z "$suite" ] && [ "$(id -u)" = 0 ]; then
   name=$(package)
 fi
 [ -n "$name" ] || { echo "apt knows no linux-image-amd64: run apt-get update" >&2; exit 1; }
-echo "fetching $name .." >&2
-apt-get "${private[@]}" -qq download "$name" 2>&1 | { grep -v 'performed unsandboxed' || true; } >&2
+download "$name"
 dpkg-deb -x ./*.deb root
 
 modules=root/lib/modules

@@ -25,6 +25,8 @@ pub struct Kernel {
     pub folder: PathBuf,
     /// As `uname -r` says it.
     pub version: String,
+    /// The QEMU that boots it.
+    pub qemu: PathBuf,
 }
 
 impl Kernel {
@@ -34,12 +36,19 @@ impl Kernel {
             Release::Stable => None,
             Release::Backports => Some("bookworm-backports"),
         };
-        let folder = script("kernel.sh", suite.map(Path::new))?;
-        let folder = PathBuf::from(folder.lines().last().context("kernel.sh named no folder")?);
+        let folder = path("kernel.sh", suite.map(Path::new))?;
         script("initrd.sh", Some(&folder))?;
         let version = std::fs::read_to_string(folder.join("version"))?.trim().to_owned();
-        Ok(Self { folder, version })
+        let qemu = path("qemu.sh", None)?;
+        Ok(Self { folder, version, qemu })
     }
+}
+
+/// The path that a script prints last.
+fn path(name: &str, argument: Option<&Path>) -> Result<PathBuf> {
+    let printed = script(name, argument)?;
+    let last = printed.lines().last();
+    Ok(last.with_context(|| format!("{name} printed no path"))?.into())
 }
 
 fn script(name: &str, argument: Option<&Path>) -> Result<String> {

@@ -270,10 +270,10 @@ fn qemu(kernel: &Kernel, accelerator: &str, memory: u32, console: &Path) -> Comm
     // Emulated processors that wait for each other's locks and translations do half of their work for nothing: one does the same
     // in half of the time. Two are for what really has two.
     let (accel, cpus) = match accelerator {
-        "tcg" => ("tcg,thread=multi,tb-size=256", "1"),
+        "tcg" => ("tcg,thread=multi,tb-size=512", "1"),
         other => (other, "2"),
     };
-    let mut qemu = command("qemu-system-x86_64");
+    let mut qemu = command(&kernel.qemu);
     qemu.args([
         "-M",
         "q35",
