@@ -1,5 +1,6 @@
 //! Kubeconfigs: one for the tests' own hands, one for each component with a token of its own ServiceAccount.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 use serde_json::json;
+use tempfile::NamedTempFile;
 
 use crate::Cluster;
 
@@ -39,7 +41,8 @@ impl Endpoint {
         Ok(config.to_string())
     }
 
-    /// Writes a kubeconfig. JSON is YAML, so nothing needs quoting.
+    /// Writes a kubeconfig. JSON is YAML, so nothing needs quoting. Whoever reads it meanwhile sees the one before whole: several
+    /// sidecars have the same account, and the second is given its file while the first one starts.
     pub(crate) fn write(&self, path: &Path, user: &str, token: &str, namespace: &str) -> Result<()> {
         let config = json!({
             "apiVersion": "v1",
@@ -49,7 +52,13 @@ impl Endpoint {
             "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": user, "namespace": namespace}}],
             "current-context": "e2e",
         });
-        std::fs::write(path, config.to_string()).with_context(|| format!("write {}", path.display()))
+        let written = || -> Result<()> {
+            let mut file = NamedTempFile::new_in(path.parent().context("a folder")?)?;
+            file.write_all(config.to_string().as_bytes())?;
+            file.persist(path)?;
+            Ok(())
+        };
+        written().with_context(|| format!("write {}", path.display()))
     }
 }
 
