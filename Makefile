@@ -1,11 +1,13 @@
 # Each target is one line; what it does in detail stands in the script or program that it calls.
 .DEFAULT_GOAL := help
+# Programs with the features that tests are built with, so that neither builds what the other has built: a test brings them.
+AS_TESTED := --workspace --bins --test wire
 .PHONY: help demo test lint bench model generate tools
 
 help:     ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo:     ## a PVC on a simulated RDS, from claim to clean bill, then real pods on two nodes in VMs; KEEP=1 leaves it running, NODES=0 goes without nodes
-	@e2e/need.sh && cargo run --quiet --bin demo
+	@e2e/need.sh && cargo build --quiet $(AS_TESTED) && $${CARGO_TARGET_DIR:-target}/debug/demo
 test:     ## all that must hold: fmt, clippy, docs, unit and end-to-end tests
 	@e2e/test.sh
 lint:     ## fmt, clippy, and cargo-deny where it is installed

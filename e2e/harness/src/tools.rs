@@ -87,8 +87,8 @@ pub fn own(name: &str) -> Result<PathBuf> {
     static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = ONE.lock();
     if BUILT.get().is_none() {
-        // As much of the workspace as `cargo test` builds: one set of features, nothing is compiled twice. All at once, as whoever
-        // asks first asks for the others, too.
+        // As much of the workspace as `cargo test` builds, and a test among it, for the sake of which cargo takes the features of
+        // tests: with another set everything would be compiled twice. All at once, as whoever asks first asks for the others, too.
         let mut build = Command::new(cargo());
         // What cargo told this test about its own package would tell build scripts (ring's) that they have to run again.
         for (name, _) in std::env::vars_os() {
@@ -105,7 +105,7 @@ pub fn own(name: &str) -> Result<PathBuf> {
             build.args(["build", "--release", "--bins"]);
             build.args(packages.iter().flat_map(|package| ["--package", package]));
         } else {
-            build.args(["build", "--workspace", "--bins"]);
+            build.args(["build", "--workspace", "--bins", "--test", "wire"]);
         }
         let status = build
             .arg("--quiet")
