@@ -81,9 +81,14 @@ pub(super) fn damaged(_: &Rig, plane: &Plane) -> Result<()> {
     volume.delete()
 }
 
-/// As a person does it; 1 says that it was repaired.
+/// As a person does it; 1 says that it was repaired. Right after a call the disk may be held for a moment more: a program that
+/// another thread of the agent starts has the agent's handles until it runs.
 fn repair(arguments: &[&str]) -> Result<()> {
-    let done = Command::new("e2fsck").args(arguments).output()?;
+    let done = until("the disk to be free", SOON, || {
+        let done = Command::new("e2fsck").args(arguments).output()?;
+        ensure!(!String::from_utf8_lossy(&done.stdout).contains("is in use"), "{done:?}");
+        Ok(done)
+    })?;
     ensure!(done.status.code() == Some(1), "e2fsck {arguments:?}: {done:?}");
     Ok(())
 }
