@@ -2,12 +2,14 @@
 .DEFAULT_GOAL := help
 # Programs with the features that tests are built with, so that neither builds what the other has built: a test brings them.
 AS_TESTED := --workspace --bins --test wire
+# Said here, so that the demo that runs is the one that was built, wherever cargo is configured to put it.
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
 .PHONY: help demo test lint bench model generate tools
 
 help:     ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo:     ## a PVC on a simulated RDS, from claim to clean bill, then real pods on two nodes in VMs; KEEP=1 leaves it running, NODES=0 goes without nodes
-	@e2e/need.sh && cargo build --quiet $(AS_TESTED) && $${CARGO_TARGET_DIR:-target}/debug/demo
+	@e2e/need.sh && cargo build --quiet $(AS_TESTED) && "$$CARGO_TARGET_DIR/debug/demo"
 test:     ## all that must hold: fmt, clippy, docs, unit and end-to-end tests
 	@e2e/test.sh
 lint:     ## fmt, clippy, and cargo-deny where it is installed
