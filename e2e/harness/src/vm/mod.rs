@@ -268,7 +268,8 @@ impl Vm {
 /// The machine without its shared folders.
 fn qemu(kernel: &Kernel, accelerator: &str, memory: u32, console: &Path) -> Command {
     // Emulated processors that wait for each other's locks and translations do half of their work for nothing: one does the same
-    // in half of the time. Two are for what really has two.
+    // in half of the time. Two are for what really has two. What is translated of a node fills 256 MiB within a minute, and all of it
+    // would be thrown away.
     let (accel, cpus) = match accelerator {
         "tcg" => ("tcg,thread=multi,tb-size=512", "1"),
         other => (other, "2"),

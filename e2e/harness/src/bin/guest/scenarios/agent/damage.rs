@@ -81,8 +81,8 @@ pub(super) fn damaged(_: &Rig, plane: &Plane) -> Result<()> {
     volume.delete()
 }
 
-/// As a person does it; 1 says that it was repaired. Right after a call the disk may be held for a moment more: a program that
-/// another thread of the agent starts has the agent's handles until it runs.
+/// As a person does it; 1 says that it was repaired. Once, right after a refused stage, the disk was
+/// still in use, and who held it was not seen: maybe a program that the agent had just started, with its handles until it runs.
 fn repair(arguments: &[&str]) -> Result<()> {
     let done = until("the disk to be free", SOON, || {
         let done = Command::new("e2fsck").args(arguments).output()?;
