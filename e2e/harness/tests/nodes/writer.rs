@@ -15,7 +15,7 @@ pub(crate) const WRITER: &str = "scribe";
 const LINE: &str = "trap 'exit 0' TERM; id -G >/tmp/groups; n=0; while :; do \
      head -c 16384 /dev/urandom >/tmp/block; cat /tmp/block >>/tmp/written; \
      dd if=/tmp/block of=/logs/written bs=16k seek=$n conv=notrunc,fsync 2>/dev/null; \
-     n=$((n+1)); echo $n >/tmp/count.new; mv /tmp/count.new /tmp/count; sleep 0.5; done";
+     n=$((n+1)); echo $n >/tmp/count.new; mv /tmp/count.new /tmp/count; sleep 1; done";
 
 /// What it has written.
 pub(crate) struct Written {
