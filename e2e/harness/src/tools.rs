@@ -47,6 +47,7 @@ pub fn ensure() -> Result<Tools> {
     }
     let script = root().join("e2e/tools/build.sh");
     let built = Command::new(&script)
+        .env_remove("GOMAXPROCS") // meant for what it builds
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("run {}", script.display()))?;

@@ -49,6 +49,7 @@ pub fn ensure_tools() -> Result<(PathBuf, PathBuf, PathBuf)> {
         let path = tools::root().join("e2e").join(script);
         let done = Command::new(&path)
             .args(arguments)
+            .env_remove("GOMAXPROCS") // meant for what they build
             .stderr(Stdio::inherit())
             .output()
             .with_context(|| format!("run {}", path.display()))?;
