@@ -113,7 +113,8 @@ impl<'a> Turns<'a> {
                     if now != last.0 {
                         last = (now, Instant::now());
                     }
-                    ensure!(last.1.elapsed() >= Duration::from_secs(2), "it has just changed");
+                    // A busy machine takes seconds between two steps; a state in the middle would be waited for in vain ever after.
+                    ensure!(last.1.elapsed() >= Duration::from_secs(6), "it has just changed");
                     Ok(last.0.clone())
                 })
                 .await?
