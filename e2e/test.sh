@@ -51,6 +51,7 @@ export -f lane run
 step "tests in ${#lanes[@]} lanes; the words of the first as they come, of the others at their end"
 status=0
 last=$((${#lanes[@]} - 1))
+touch "$logs/lane-0" # it is read below, maybe before the lane has got as far as writing to it
 for number in "${!lanes[@]}"; do
     read -ra programs <<<"${lanes[number]}"
     setsid bash -c 'lane "$@"' lane $((number == last ? 0 : 7)) "${programs[@]}" >"$logs/lane-$number" &
