@@ -193,6 +193,12 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// When the folder cannot be read whole.
     fn nodes(&self, folder: &Path) -> Result<Vec<(PathBuf, Device)>>;
 
+    /// The volume of that driver that a published device node is for, as kubelet has recorded it; `None` where it has not.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    fn volume_of(&self, node: &Path, driver: &str) -> Result<Option<String>>;
+
     /// Makes the kernel refuse every write to the disk.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::fs::{Dev, major, minor};
 
 use super::host::{Device, Disk, Flush, Flushed, Found, Host, HostError, Kind, Mount, MountAs, Usage, Verdict};
+use super::record;
 use crate::filesystem::check::Journal;
 use crate::filesystem::format::FormatError;
 use crate::filesystem::probe::ProbeError;
@@ -162,6 +163,10 @@ impl Host for Kernel {
         let mut all = Vec::new();
         nodes_below(folder, DEPTH, &mut all)?;
         Ok(all)
+    }
+
+    fn volume_of(&self, node: &Path, driver: &str) -> Result<Option<String>> {
+        record::volume_of(node, driver).map_err(host)
     }
 
     fn set_read_only(&self, disk: &Disk) -> Result<()> {

@@ -15,6 +15,7 @@ mod metrics;
 mod node;
 pub mod plan;
 mod publish;
+mod record;
 pub mod registration;
 pub mod request;
 mod say;

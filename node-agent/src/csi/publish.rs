@@ -147,20 +147,13 @@ impl Node {
         Ok(())
     }
 
-    /// A node of a device that the kernel does not know any more is of an earlier connection; any other is somebody's.
+    /// The target is this volume's alone, and a node holds no data. One of another number is of an earlier connection, whether or not
+    /// the kernel has given that number to another disk since: after a reboot they are dealt anew, and nodes are still there.
     async fn clear_old_node(&self, call: &Call, target: &Path, device: Device) -> Result<(), Failure> {
+        info!(volume = call.volume(), target = %target.display(), %device, "a device node of an earlier connection is removed");
         let (host, at) = (self.host.clone(), target.to_owned());
-        call.run("the look at the device node", move || match host.alive(device)? {
-            None => {
-                host.remove(&at)?;
-                Ok(())
-            }
-            Some(_) => Err(Failure::Conflict(format!(
-                "{} is a node of device {device} already: unpublish it first",
-                shown_path(&at)
-            ))),
-        })
-        .await
+        call.run("the removal of an old device node", move || Ok(host.remove(&at)?))
+            .await
     }
 
     /// D5: while a fence is owed only pods that use the volume now may use it.

@@ -134,12 +134,14 @@ impl Node {
                 shown_path(&other.point)
             )));
         }
-        let published = self.nodes_of(call, disk.device).await?;
-        if let Some(node) = published.first() {
+        for node in self.nodes_of(call, disk.device).await? {
+            if self.cleared_of_another(call, &node, disk.device).await? {
+                continue;
+            }
             return Err(Failure::NotNow(format!(
                 "volume {} is still published as a device at {}: unpublish it first",
                 call.volume(),
-                shown_path(node)
+                shown_path(&node)
             )));
         }
         let host = self.host.clone();
@@ -165,6 +167,30 @@ impl Node {
                 .collect())
         })
         .await
+    }
+
+    /// A device node in another volume's folder that has this disk's number is left from before: numbers are dealt anew at each boot,
+    /// and after a loss. It holds no data, nobody may mean this disk by it, and it would count as a use of it for ever: it goes. True
+    /// if it has; what is open by it is still a use.
+    async fn cleared_of_another(&self, call: &Call, node: &Path, device: Device) -> Result<bool, Failure> {
+        let (host, at, driver) = (self.host.clone(), node.to_owned(), self.settings.driver_name.clone());
+        let look = move || Ok(host.volume_of(&at, &driver)?);
+        let whose = call.run("the look at a device node", look).await?;
+        let Some(other) = whose.filter(|volume| volume != call.volume()) else {
+            return Ok(false);
+        };
+        // A publish of that volume may just have made it anew.
+        let theirs = self.in_flight.enter(&other, call.deadline)?;
+        let (host, at) = (self.host.clone(), node.to_owned());
+        let remove = move || {
+            if host.kind(&at)? == Kind::Block(device) {
+                host.remove(&at)?;
+            }
+            Ok(())
+        };
+        theirs.run("the removal of an old device node", remove).await?;
+        warn!(volume = call.volume(), node = %node.display(), of = other, "a device node of an earlier boot or connection was removed");
+        Ok(true)
     }
 
     /// A volume without an attachment has nobody to tell; an API server that is away must not hold a pod's end up.

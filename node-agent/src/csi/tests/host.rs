@@ -1,6 +1,6 @@
 //! A host of one disk, in memory. It logs every call that could change something, and reads of the disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -10,16 +10,22 @@ use crate::csi::host::{Device, Disk, Flush, Flushed, Found, Host, HostError, Kin
 pub(super) const DEVICE: Device = Device { major: 259, minor: 1 };
 /// A device that the kernel does not know.
 pub(super) const GONE: Device = Device { major: 259, minor: 9 };
+/// Free for a disk of another number.
+pub(super) const OTHER: Device = Device { major: 259, minor: 2 };
 
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) disk: Option<Disk>,
+    /// Disks of other volumes.
+    pub(super) others: BTreeSet<Device>,
     pub(super) content: Result<Found, HostError>,
     pub(super) check: Verdict,
     pub(super) mounts: Vec<Mount>,
     /// What is unmounted goes from below other folders too, as where kubelet's folder is a bind mount.
     pub(super) mirrored: bool,
     pub(super) paths: BTreeMap<PathBuf, Kind>,
+    /// Whose device nodes are, by kubelet's records.
+    pub(super) volumes: BTreeMap<PathBuf, String>,
     /// What each further rescan makes of the size.
     pub(super) grows_to: Option<u64>,
     pub(super) flushed: Flushed,
@@ -44,11 +50,13 @@ impl Fake {
         };
         Self(Arc::new(Mutex::new(World {
             disk: Some(disk),
+            others: BTreeSet::new(),
             content: Ok(Found::Blank),
             check: Verdict::Good,
             mounts: Vec::new(),
             mirrored: false,
             paths: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             grows_to: None,
             flushed: Flushed::Clean,
             held: false,
@@ -86,12 +94,9 @@ impl Host for Fake {
     }
 
     fn alive(&self, device: Device) -> Result<Option<bool>, HostError> {
-        Ok(self
-            .world()
-            .disk
-            .as_ref()
-            .filter(|d| d.device == device)
-            .map(|d| d.live))
+        let world = self.world();
+        let own = world.disk.as_ref().filter(|d| d.device == device);
+        Ok(own.map(|d| d.live).or(world.others.contains(&device).then_some(true)))
     }
 
     fn mounts(&self) -> Result<Vec<Mount>, HostError> {
@@ -109,6 +114,10 @@ impl Host for Fake {
             Kind::Block(_) | Kind::Missing | Kind::Folder | Kind::File(_) | Kind::Other => None,
         });
         Ok(nodes.collect())
+    }
+
+    fn volume_of(&self, node: &Path, _: &str) -> Result<Option<String>, HostError> {
+        Ok(self.world().volumes.get(node).cloned())
     }
 
     fn set_read_only(&self, _: &Disk) -> Result<(), HostError> {

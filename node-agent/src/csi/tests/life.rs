@@ -1,8 +1,9 @@
 //! What a volume goes through on a node.
 
 use serde_json::json;
+use tokio::time::Instant;
 
-use super::host::{DEVICE, GONE};
+use super::host::{DEVICE, GONE, OTHER};
 use super::*;
 use crate::csi::host::{Device, Flushed, Found, HostError, Kind, Mount, Verdict};
 
@@ -297,11 +298,58 @@ async fn the_numbers_of_a_device_node_are_verified_at_every_publish() {
     lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
     assert_eq!(lab.host.log(), ["remove", "node"], "an old one goes");
     let mut other = lab.host.world().disk.clone().unwrap();
-    other.device = Device { major: 259, minor: 2 };
+    other.device = OTHER;
     lab.host.world().disk = Some(other);
     lab.host.world().paths.insert(NODE_TARGET.into(), Kind::Block(DEVICE));
     lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
     assert_eq!(lab.host.log(), ["remove", "node"], "connected anew under other numbers");
+}
+
+#[tokio::test]
+async fn b9_a_node_with_the_number_of_another_volumes_disk_is_made_anew() {
+    let lab = Lab::block();
+    lab.stage(stage(raw())).await.unwrap();
+    // The node has rebooted, and two disks have changed their numbers.
+    lab.host.world().others.insert(OTHER);
+    lab.host.world().paths.insert(NODE_TARGET.into(), Kind::Block(OTHER));
+    lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
+    assert_eq!(lab.host.log(), ["remove", "node"]);
+    let published = lab.host.world().paths[std::path::Path::new(NODE_TARGET)];
+    assert_eq!(published, Kind::Block(DEVICE));
+}
+
+#[tokio::test]
+async fn b9_what_is_left_in_the_folder_of_another_volume_does_not_hold_this_one() {
+    let lab = Lab::block();
+    lab.stage(stage(raw())).await.unwrap();
+    let theirs = NODE_TARGET.replace("pvc-1", "pvc-2");
+    lab.host
+        .world()
+        .paths
+        .insert(theirs.clone().into(), Kind::Block(DEVICE));
+    let unstage = |what: &'static str| {
+        let (lab, theirs) = (&lab, theirs.clone());
+        async move {
+            let refused = lab.unstage().await.unwrap_err();
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{what}: {refused}");
+            assert!(refused.message().contains(&theirs), "{what}: {refused}");
+            assert_eq!(lab.host.log(), [""; 0], "{what}");
+        }
+    };
+    unstage("nobody knows whose it is").await;
+    lab.host.world().volumes.insert(theirs.clone().into(), VOLUME.into());
+    unstage("another PersistentVolume of this volume").await;
+    lab.host.world().volumes.insert(theirs.clone().into(), "pvc-2".into());
+    let busy = lab.node.in_flight.enter("pvc-2", Instant::now()).unwrap();
+    assert_eq!(
+        code(&lab.unstage().await),
+        Code::Aborted,
+        "it may be made anew just now"
+    );
+    drop(busy);
+    lab.unstage().await.unwrap();
+    assert_eq!(lab.host.log(), ["remove"]);
+    assert_eq!(lab.api.condition("Staged"), "False Unstaged");
 }
 
 #[tokio::test]
