@@ -300,6 +300,8 @@ reasons! {
     CheckSkipped,
     /// The filesystem is damaged and is not mounted.
     Damaged,
+    /// The kernel has made the mounted filesystem read-only.
+    TurnedReadOnly,
     /// The data on the disk is not what was recorded: nothing is done with it.
     UnexpectedData,
     /// Reading, formatting or mounting failed.

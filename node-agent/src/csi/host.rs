@@ -131,12 +131,14 @@ impl MountAs {
     /// Whether the mount shows as read-only: for the device's sake, or as the options ask.
     #[must_use]
     pub fn shows_read_only(&self) -> bool {
-        self.read_only
-            || self
-                .options
-                .iter()
-                .any(|o| o.split(',').any(|word| word.trim() == "ro"))
+        self.read_only || asks_read_only(&self.options)
     }
+}
+
+/// Whether mount options ask for a read-only mount.
+#[must_use]
+pub fn asks_read_only(options: &[String]) -> bool {
+    options.iter().any(|o| o.split(',').any(|word| word.trim() == "ro"))
 }
 
 /// Why something on the host failed.

@@ -12,12 +12,21 @@ use super::attached::Attached;
 use super::call::Call;
 use super::failure::{Failure, shown_path};
 use super::gate;
-use super::host::{Device, Disk, Flush, Kind};
+use super::host::{Device, Disk, Flush, Kind, asks_read_only};
 use super::request::{Access, Publish, pod_of};
 use crate::crash;
 
 /// Mounts of one target that an unpublish takes off; more are an error.
 const STACK: usize = 16;
+
+/// Who asks for a read-only mount.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    /// The pod or the attachment.
+    read_only: bool,
+    /// The mount options, of the stage too.
+    options: bool,
+}
 
 impl Node {
     /// One call.
@@ -27,7 +36,13 @@ impl Node {
         let read_only = request.read_only || attached.read_only();
         let disk = self.disk_of(call, &attached).await?;
         let done = match &request.capability.access {
-            Access::Filesystem { .. } => self.publish_mount(call, &attached, disk, &request, read_only).await,
+            Access::Filesystem { flags, .. } => {
+                let asked = Asked {
+                    read_only,
+                    options: asks_read_only(&attached.volume.spec.mount_options) || asks_read_only(flags),
+                };
+                self.publish_mount(call, &attached, disk, &request, asked).await
+            }
             Access::Block => {
                 self.publish_node(call, attached.clone(), disk, &request, read_only)
                     .await
@@ -44,13 +59,12 @@ impl Node {
         attached: &Attached,
         disk: Option<Disk>,
         request: &Publish,
-        read_only: bool,
+        asked: Asked,
     ) -> Result<(), Failure> {
         let staged = self.top(call, &request.staging).await?;
         let (Some(staged), Some(disk)) = (staged, disk) else {
             return Err(not_staged(call, request));
         };
-        let read_only = read_only || staged.read_only;
         if staged.device != disk.device {
             return Err(Failure::NotNow(format!(
                 "what is mounted at {} is device {}, and volume {} is {} now: the connection was lost and made anew. Delete the pods \
@@ -61,6 +75,10 @@ impl Node {
                 disk.device
             )));
         }
+        if staged.read_only && !asked.read_only && !asked.options {
+            return Err(self.turned_read_only(call, attached, request).await);
+        }
+        let read_only = asked.read_only || staged.read_only;
         if let Some(top) = self.top(call, &request.target).await? {
             if top.device == disk.device && top.read_only == read_only {
                 return Ok(());
@@ -109,6 +127,19 @@ impl Node {
         .await?;
         info!(volume = call.volume(), target = %request.target.display(), read_only, "published");
         Ok(())
+    }
+
+    /// Nobody asked for it: the kernel stops writing after an error. A pod that wants to write would only find out later.
+    async fn turned_read_only(&self, call: &Call, attached: &Attached, request: &Publish) -> Failure {
+        let why = format!(
+            "the filesystem of volume {} has become read-only at {}: the kernel does that after an error, see its log on node {}. \
+             Delete the pods that use the volume there: it is checked before it is mounted again",
+            call.volume(),
+            shown_path(&request.staging),
+            self.agent.node()
+        );
+        self.say_read_only(attached, &why).await;
+        Failure::NotNow(why)
     }
 
     async fn publish_node(

@@ -81,6 +81,15 @@ impl Node {
         done
     }
 
+    /// That the kernel does not write to the filesystem any more. The caller says it too, so that a failure of this is no other.
+    pub(super) async fn say_read_only(&self, attached: &Attached, why: &str) {
+        let now = Timestamp::now();
+        let change = |agent: &mut AgentStatus| say(agent, kind::HEALTHY, false, Reason::TurnedReadOnly, why, now);
+        if let Err(failure) = self.amend(attached, "report", change).await {
+            warn!(attachment = attached.name(), "{failure}");
+        }
+    }
+
     /// The size that the kernel shows.
     pub(super) async fn say_size(&self, attached: &Attached, bytes: u64) -> Result<(), Failure> {
         self.amend(attached, "expand-say", |agent| agent.size = Some(Size(bytes)))

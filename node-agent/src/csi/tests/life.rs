@@ -16,6 +16,17 @@ fn formatted(lab: &Lab) {
     });
 }
 
+fn with_options(options: &[&str]) -> csi::VolumeCapability {
+    let mount = MountVolume {
+        mount_flags: options.iter().map(|o| (*o).to_owned()).collect(),
+        ..MountVolume::default()
+    };
+    csi::VolumeCapability {
+        access_type: Some(AccessType::Mount(mount)),
+        ..writer()
+    }
+}
+
 fn mount_of(device: Device, point: &str) -> Mount {
     Mount {
         device,
@@ -183,6 +194,31 @@ async fn i3_a_reader_writes_nothing() {
     assert_eq!(lab.host.log(), ["probe", "look", "mount-ro ext4"]);
     lab.publish(publish(reader, TARGET)).await.unwrap();
     assert_eq!(lab.host.log(), ["bind-ro"]);
+}
+
+#[tokio::test]
+async fn a_filesystem_that_the_kernel_made_read_only_is_not_given_to_a_writer() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.host.log();
+    lab.host.world().mounts[0].read_only = true;
+    let refused = lab.publish(publish(writer(), TARGET)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("has become read-only"), "{refused}");
+    assert_eq!(lab.host.log(), [""; 0]);
+    assert_eq!(lab.api.condition("Healthy"), "False TurnedReadOnly");
+    let reader = csi::NodePublishVolumeRequest {
+        readonly: true,
+        ..publish(writer(), TARGET)
+    };
+    lab.publish(reader).await.unwrap();
+    let mut flags = publish(writer(), &TARGET.replace("pod-1", "pod-2"));
+    flags.volume_capability = Some(with_options(&["noatime,ro"]));
+    lab.publish(flags).await.unwrap();
+    lab.api.change(|s| s.volume["spec"]["mountOptions"] = json!(["ro"]));
+    let third = TARGET.replace("pod-1", "pod-3");
+    lab.publish(publish(writer(), &third)).await.unwrap();
+    assert_eq!(lab.host.log(), ["bind-ro", "bind-ro", "bind-ro"]);
 }
 
 #[tokio::test]
