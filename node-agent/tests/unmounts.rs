@@ -82,6 +82,24 @@ fn i7_nothing_is_synced_or_unmounted_while_the_disk_is_not_live() {
 }
 
 #[test]
+fn i7_a_loss_shows_while_it_is_still_mounted() {
+    if !inside("i7_a_loss_shows_while_it_is_still_mounted") {
+        return;
+    }
+    let volume = Staged::new(FsType::Ext4);
+    std::fs::write(volume.stage.join("data"), "data").unwrap();
+    let write_out = |state: &dyn Fn() -> Disk| volume.mounts.write_out(&unstage(&volume.stage, &volume.disk, state));
+    assert_eq!(write_out(&live).unwrap(), None);
+    let lost = write_out(&|| Disk::Gone).unwrap().unwrap();
+    assert!(lost.contains("went away"), "{lost}");
+    let error = write_out(&|| Disk::NotLive("connecting".to_owned())).unwrap_err();
+    assert!(matches!(error, UnmountError::NotLive(..)), "{error}");
+    assert_eq!(volume.count(), 1);
+    assert_eq!(volume.unstage().unwrap(), Outcome::Clean);
+    assert_eq!(write_out(&live).unwrap(), None, "nothing is mounted");
+}
+
+#[test]
 fn i7_a_disk_that_went_is_possible_data_loss_never_success() {
     if !inside("i7_a_disk_that_went_is_possible_data_loss_never_success") {
         return;

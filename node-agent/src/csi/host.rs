@@ -249,6 +249,12 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// When nothing is mounted there, or not as asked.
     fn bind(&self, from: &Path, to: &Path, read_only: bool) -> Result<()>;
 
+    /// Writes out what is in memory of the mount there, which stays.
+    ///
+    /// # Errors
+    /// When that cannot be done now.
+    fn write_out(&self, at: &Path, device: Device) -> Result<Flushed>;
+
     /// Writes out what is in memory, and unmounts the topmost mount there; nothing mounted is success. Possible loss of data is
     /// told, not hidden.
     ///

@@ -277,6 +277,18 @@ impl Host for Kernel {
             .map_err(refused)
     }
 
+    fn write_out(&self, at: &Path, device: Device) -> Result<Flushed> {
+        let node = self.by_number(device)?.map(|d| d.path);
+        let state = || self.state(device);
+        let done = self.mounts.write_out(&Unmount {
+            target: at,
+            device: node.as_deref(),
+            disk: &state,
+            limit: UNMOUNT,
+        });
+        Ok(done.map_err(host)?.map_or(Flushed::Clean, Flushed::Lost))
+    }
+
     fn unmount(&self, at: &Path, device: Device, flush: Flush) -> Result<Flushed> {
         let gone = self.alive(device)?.is_none();
         let done = if flush == Flush::No && !gone {

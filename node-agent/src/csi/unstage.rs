@@ -4,6 +4,7 @@
 //! unmount would only hang. A device that is gone for good takes its unwritten data with it: that is said loudly, and then the mount goes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use kube::ResourceExt;
 use rds_crds::RdsAttachment;
@@ -20,6 +21,9 @@ use crate::crash;
 
 /// Mounts that may be stacked on a staging path.
 const STACK: usize = 8;
+/// Until a loss that could not be said is said again; then twice as long, up to the other.
+const SAY_AGAIN: Duration = Duration::from_millis(100);
+const SAY_AGAIN_AT_MOST: Duration = Duration::from_secs(10);
 
 impl Node {
     /// One call.
@@ -88,18 +92,25 @@ impl Node {
         let (node, own, at) = (self.clone(), call.clone(), top.point.clone());
         let (host, point) = (self.host.clone(), at.clone());
         let work = async move {
-            let done = tokio::task::spawn_blocking(move || {
+            let mut told = false;
+            if flush == Flush::Yes {
+                let (host, point) = (host.clone(), point.clone());
+                let flushed = blocking("the sync", move || Ok(host.write_out(&point, device)?)).await?;
+                if let Flushed::Lost(why) = flushed {
+                    // The kernel may tell of it once only, and whoever dies after the unmount tells nobody.
+                    node.lost_for_sure(&own, &why).await;
+                    told = true;
+                }
+            }
+            let flushed = blocking("unmount", move || {
                 let flushed = host.unmount(&point, device, flush)?;
                 crash::after("unstage-unmount");
-                Ok::<_, Failure>(flushed)
+                Ok(flushed)
             });
-            let flushed = match done.await {
-                Ok(flushed) => flushed?,
-                Err(died) => return Err(Failure::Unavailable(format!("unmount died: {died}; call again"))),
-            };
-            match flushed {
+            match flushed.await? {
                 Flushed::Clean => {}
-                Flushed::Lost(why) => node.lost(&own, &why).await?,
+                Flushed::Lost(_) if told => {}
+                Flushed::Lost(why) => node.lost_for_sure(&own, &why).await,
             }
             info!(volume = own.volume(), at = %at.display(), "unmounted");
             Ok(())
@@ -110,6 +121,20 @@ impl Node {
     async fn lost(&self, call: &Call, why: &str) -> Result<(), Failure> {
         self.metrics.possible_loss();
         self.report_loss(call, why).await
+    }
+
+    /// Says it until it is stored, or nobody is left to hear it: the next call would find nothing any more that tells of it.
+    async fn lost_for_sure(&self, call: &Call, why: &str) {
+        self.metrics.possible_loss();
+        let mut wait = SAY_AGAIN;
+        while let Err(failure) = self.report_loss(call, why).await {
+            warn!(
+                volume = call.volume(),
+                "{failure}: a loss of data is not said yet, the volume waits for that"
+            );
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(SAY_AGAIN_AT_MOST);
+        }
     }
 
     async fn proven_free(&self, call: &Call, staging: &Path) -> Result<(), Failure> {
@@ -228,6 +253,17 @@ impl Node {
         }
         self.wake(&name);
         Ok(())
+    }
+}
+
+/// Runs on a thread of its own.
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(died) => Err(Failure::Unavailable(format!("{what} died: {died}; call again"))),
     }
 }
 

@@ -114,22 +114,10 @@ impl Mounts {
             };
             found = true;
             let place = Place::open(&self.kubelet, target, false)?;
+            loss = self.write_out_at(what, &there, &place)?.or(loss);
             match self.state(what, &there)? {
                 Disk::NotLive(state) => return Err(UnmountError::NotLive(target.to_owned(), state)),
-                Disk::Live => {
-                    if let Err(error) = sync(target, &place, what.limit)? {
-                        loss = Some(format!(
-                            "not all data of {} could be written: {error}",
-                            target.display()
-                        ));
-                    }
-                    match self.state(what, &there)? {
-                        Disk::Live => {}
-                        Disk::NotLive(state) => return Err(UnmountError::NotLive(target.to_owned(), state)),
-                        Disk::Gone => loss = Some(gone(target)),
-                    }
-                    umount(target, &place, what.limit)?;
-                }
+                Disk::Live => umount(target, &place, what.limit)?,
                 Disk::Gone => {
                     loss = Some(gone(target));
                     match umount(target, &place, what.limit) {
@@ -145,6 +133,29 @@ impl Mounts {
             target: target.to_owned(),
             there: format!("more than {STORM} mounts"),
         })
+    }
+
+    /// Writes the data of what is mounted there out, and changes nothing else: what of it is lost is known while it is still mounted.
+    ///
+    /// # Errors
+    /// When that cannot be done now: the call is to be repeated.
+    pub fn write_out(&self, what: &Unmount<'_>) -> Result<Option<String>, UnmountError> {
+        let Some(there) = self.table()?.top(what.target).cloned() else {
+            return Ok(None);
+        };
+        let place = Place::open(&self.kubelet, what.target, false)?;
+        self.write_out_at(what, &there, &place)
+    }
+
+    fn write_out_at(&self, what: &Unmount<'_>, there: &Entry, place: &Place) -> Result<Option<String>, UnmountError> {
+        let target = what.target;
+        match self.state(what, there)? {
+            Disk::NotLive(state) => Err(UnmountError::NotLive(target.to_owned(), state)),
+            Disk::Gone => Ok(Some(gone(target))),
+            Disk::Live => Ok(sync(target, place, what.limit)?
+                .err()
+                .map(|error| format!("not all data of {} could be written: {error}", target.display()))),
+        }
     }
 
     /// Not in the mount table proves nothing: an `umount` that hangs has left it already.

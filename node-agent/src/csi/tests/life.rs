@@ -293,6 +293,25 @@ async fn i7_what_the_kernel_says_of_a_loss_is_told_and_a_held_device_is_not_free
 }
 
 #[tokio::test]
+async fn i7_a_loss_is_stored_before_the_mount_goes_and_however_late() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.host.log();
+    lab.host.world().flushed = Flushed::Lost("syncfs: EIO".into());
+    lab.api.change(|s| s.down = true);
+    assert_eq!(code(&lab.unstage().await), Code::DeadlineExceeded);
+    assert_eq!(code(&lab.unstage().await), Code::Aborted, "the volume waits for that");
+    assert_eq!(lab.host.log(), [""; 0], "it is still mounted");
+    lab.api.change(|s| s.down = false);
+    while code(&lab.unstage().await) == Code::Aborted {
+        tokio::task::yield_now().await;
+    }
+    lab.unstage().await.unwrap();
+    assert_eq!(lab.host.log(), ["flush unmount"]);
+    assert_eq!(lab.api.condition("Healthy"), "False PossibleDataLoss");
+}
+
+#[tokio::test]
 async fn a_stale_mount_is_cleared_by_the_next_stage() {
     let lab = Lab::new();
     formatted(&lab);
