@@ -1,5 +1,6 @@
 //! The process: puts the parts together, and takes them apart in order. Nothing here waits for the API server at start.
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::attachment::{sweep, watch};
 use crate::config::{Config, ManagedPrefix, PREFIX_VARIABLE};
 use crate::csi;
 use crate::fabrics::Fabrics;
+use crate::filesystem::child::{WRITERS, Writers};
 use crate::health::Served;
 use crate::lock::HostLock;
 use crate::nvme::Kernel;
@@ -29,11 +31,26 @@ use crate::{health, host, lease};
 /// How often the host's sessions are looked at: a read of sysfs, no request to anybody.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 
+/// For programs that write to disks when the process is to end: as long as a call gives the slowest of them. The pod's
+/// `terminationGracePeriodSeconds` is longer.
+const WRITERS_WITHIN: Duration = csi::kernel::CHECK;
+
 /// Runs until a signal.
 ///
 /// # Errors
 /// When a setting is refused, or a part ends that never should.
 pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let in_time = until_signal(config).await;
+    let written = no_writer(&WRITERS, WRITERS_WITHIN).await;
+    if in_time? && written {
+        info!("shutdown complete");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// Whether all parts ended in time.
+async fn until_signal(config: Config) -> anyhow::Result<bool> {
     let prefix = ManagedPrefix::from_variable(std::env::var_os(PREFIX_VARIABLE))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let listener = TcpListener::bind(config.metrics_address)
@@ -72,6 +89,8 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
     };
     info!(signal = name, timeout = ?config.shutdown_timeout, "shutdown started");
     stop.cancel();
+    // No call that is under way begins one any more.
+    WRITERS.close();
     let mut left = vec!["attachments", "health server"];
     let drained = tokio::time::timeout(config.shutdown_timeout, async {
         while let Some(ended) = parts.join_next().await {
@@ -81,17 +100,37 @@ pub async fn run(config: Config) -> anyhow::Result<ExitCode> {
         }
         anyhow::Ok(())
     });
-    let drained = drained.await;
-    match drained {
-        Ok(ended) => {
-            ended?;
-            info!("shutdown complete");
-            Ok(ExitCode::SUCCESS)
-        }
+    match drained.await {
+        Ok(ended) => ended.map(|()| true),
         Err(_) => {
             warn!(?left, "shutdown did not complete in time");
-            Ok(ExitCode::FAILURE)
+            Ok(false)
         }
+    }
+}
+
+/// Has no program begin that writes to a disk, and waits for those at work: with this process its container ends, and all that runs
+/// in there is killed. Whether none is left.
+async fn no_writer(writers: &'static Writers, within: Duration) -> bool {
+    let at_work = writers.close();
+    if at_work.is_empty() {
+        return true;
+    }
+    info!(?at_work, ?within, "waits for programs that write to disks");
+    let left = tokio::task::spawn_blocking(move || writers.wait(within)).await;
+    match left.as_deref() {
+        Ok([]) => {
+            info!("no program writes to a disk any more");
+            true
+        }
+        Ok(left) => {
+            warn!(
+                ?left,
+                "programs still write to disks, and will be killed: look at these filesystems"
+            );
+            false
+        }
+        Err(_) => false,
     }
 }
 
@@ -120,7 +159,8 @@ async fn work(
     let Some(lock) = stop.run_until_cancelled(HostLock::take(&config.state_dir)).await else {
         return Ok(());
     };
-    let _lock = lock?;
+    // It goes with the process and not before: a program that writes to a disk may be left, and only this process knows of it.
+    let _lock = ManuallyDrop::new(lock?);
     let identity = identity::load(&config.state_dir, &host.machine_id)?;
     info!(
         host_nqn = identity.host_nqn,
@@ -202,4 +242,23 @@ async fn serve(
     let ended = tokio::try_join!(services, registration).map(|_| ());
     std::fs::remove_file(endpoint).ok();
     ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::{format, grow};
+
+    #[test]
+    fn r5_the_pod_has_time_for_its_slowest_writer() {
+        let pod = include_str!("../../config/node-agent/daemonset.yaml");
+        let mut lines = pod.lines().map(str::trim);
+        let grace = lines.find_map(|l| l.strip_prefix("terminationGracePeriodSeconds: "));
+        let grace = Duration::from_secs(grace.unwrap().parse().unwrap());
+        let shutdown = Duration::from_secs(30);
+        assert!(grace > shutdown + WRITERS_WITHIN, "{grace:?}");
+        for limit in [format::LIMIT, grow::LIMIT] {
+            assert!(limit <= WRITERS_WITHIN);
+        }
+    }
 }

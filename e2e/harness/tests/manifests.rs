@@ -77,7 +77,7 @@ fn k21_the_node_pod_is_one_container() -> Result<()> {
         let set = manifests.of_kind("DaemonSet").next().context("a DaemonSet")?;
         let pod = &set["spec"]["template"]["spec"];
         for (field, wanted) in [
-            ("/terminationGracePeriodSeconds", json!(60)),
+            ("/terminationGracePeriodSeconds", json!(660)),
             ("/serviceAccountName", json!("rds-csi-node")),
             ("/priorityClassName", json!("system-node-critical")),
             ("/hostNetwork", json!(true)),

@@ -19,7 +19,7 @@ use crate::nvme::sysfs;
 /// Limit of each step of an unmount that may hang; the call that waits for it may end sooner.
 const UNMOUNT: Duration = Duration::from_secs(60);
 /// Limit of a check; what repairs is not killed then.
-const CHECK: Duration = Duration::from_secs(600);
+pub(crate) const CHECK: Duration = Duration::from_secs(600);
 /// Folders below a folder in which nodes are looked for.
 const DEPTH: usize = 4;
 

@@ -99,7 +99,9 @@ fn ext(tools: &Tools, device: &Path, rdev: u64, errors: bool, limit: Duration) -
                 &format!("e2fsck -p could not repair it ({}): {}", ended.how(), ended.words()),
             )),
         }),
-        Err(e @ (ChildError::Running(..) | ChildError::Earlier(_))) => Ok(Verdict::Running(e.to_string())),
+        Err(e @ (ChildError::Running(..) | ChildError::Earlier(_) | ChildError::Ending(_))) => {
+            Ok(Verdict::Running(e.to_string()))
+        }
         Err(e @ (ChildError::Missing(_) | ChildError::Start(..) | ChildError::Stopped(..))) => Ok(if errors {
             Verdict::Damaged(remedy(
                 device,

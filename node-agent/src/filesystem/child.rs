@@ -1,17 +1,18 @@
 //! Programs that look at a device or write to it, each with a limit in time.
 //!
 //! A program that writes is never killed when its time is up: it goes on, its result is [`ChildError::Running`], and no second
-//! one is started on that device before it has ended (a half-written filesystem has no owner otherwise).
+//! one is started on that device before it has ended (a half-written filesystem has no owner otherwise). It would not outlive this
+//! process, for what is left in a container ends with it: so the process waits for it, see [`Writers::close`].
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::Dev;
+use rustix::fs::{Dev, major, minor};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::thread;
@@ -111,6 +112,9 @@ pub enum ChildError {
     /// One that was started before still writes.
     #[error("{0}, started earlier, is still at work on the device; try again later")]
     Earlier(String),
+    /// A writer is not started any more.
+    #[error("{0} is not started, as this agent is ending; try again later")]
+    Ending(String),
 }
 
 /// What happens when the time is up.
@@ -122,36 +126,90 @@ pub enum Kind {
     Writes(Dev),
 }
 
-/// Writers at work in this process, by device.
-static WRITERS: LazyLock<Mutex<BTreeMap<Dev, String>>> = LazyLock::new(Mutex::default);
-
-fn writers() -> std::sync::MutexGuard<'static, BTreeMap<Dev, String>> {
-    WRITERS.lock().unwrap_or_else(PoisonError::into_inner)
+/// The programs at work that write, by device.
+#[derive(Debug, Default)]
+pub struct Writers {
+    state: Mutex<AtWork>,
+    ended: Condvar,
 }
+
+#[derive(Debug, Default)]
+struct AtWork {
+    all: BTreeMap<Dev, String>,
+    closed: bool,
+}
+
+/// Those of this process.
+pub static WRITERS: Writers = Writers::new();
 
 /// The writer at work on that device, if this process started one.
 #[must_use]
 pub fn writer_on(device: Dev) -> Option<String> {
-    writers().get(&device).cloned()
+    WRITERS.lock().all.get(&device).cloned()
+}
+
+impl Writers {
+    const fn new() -> Self {
+        let at_work = AtWork {
+            all: BTreeMap::new(),
+            closed: false,
+        };
+        Self {
+            state: Mutex::new(at_work),
+            ended: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, AtWork> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// None begins from now on. Answers with those at work, in words.
+    pub fn close(&self) -> Vec<String> {
+        let mut state = self.lock();
+        state.closed = true;
+        told(&state)
+    }
+
+    /// Waits for the end of those at work. Answers with those that are left after `limit`.
+    #[must_use]
+    pub fn wait(&self, limit: Duration) -> Vec<String> {
+        let waited = self
+            .ended
+            .wait_timeout_while(self.lock(), limit, |state| !state.all.is_empty());
+        told(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+}
+
+fn told(state: &AtWork) -> Vec<String> {
+    let one = |(device, program): (&Dev, &String)| format!("{program} on {}:{}", major(*device), minor(*device));
+    state.all.iter().map(one).collect()
 }
 
 /// A claim on a device; it goes with the program.
-struct Claim(Dev);
+struct Claim {
+    writers: &'static Writers,
+    device: Dev,
+}
 
 impl Claim {
-    fn take(device: Dev, program: &str) -> Result<Self, ChildError> {
-        let mut all = writers();
-        if let Some(other) = all.get(&device) {
+    fn take(writers: &'static Writers, device: Dev, program: &str) -> Result<Self, ChildError> {
+        let mut state = writers.lock();
+        if state.closed {
+            return Err(ChildError::Ending(program.to_owned()));
+        }
+        if let Some(other) = state.all.get(&device) {
             return Err(ChildError::Earlier(other.clone()));
         }
-        all.insert(device, program.to_owned());
-        Ok(Self(device))
+        state.all.insert(device, program.to_owned());
+        Ok(Self { writers, device })
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        writers().remove(&self.0);
+        self.writers.lock().all.remove(&self.device);
+        self.writers.ended.notify_all();
     }
 }
 
@@ -166,12 +224,23 @@ pub fn run<S: AsRef<OsStr>>(
     kind: Kind,
     limit: Duration,
 ) -> Result<Ended, ChildError> {
+    run_among(&WRITERS, tools, program, arguments, kind, limit)
+}
+
+fn run_among<S: AsRef<OsStr>>(
+    writers: &'static Writers,
+    tools: &Tools,
+    program: &str,
+    arguments: &[S],
+    kind: Kind,
+    limit: Duration,
+) -> Result<Ended, ChildError> {
     let path = tools
         .find(program)
         .ok_or_else(|| ChildError::Missing(program.to_owned()))?;
     let claim = match kind {
         Kind::Reads => None,
-        Kind::Writes(device) => Some(Claim::take(device, program)?),
+        Kind::Writes(device) => Some(Claim::take(writers, device, program)?),
     };
     let mut command = Command::new(path);
     // A fixed environment: variables such as MKE2FS_CONFIG change what these programs do. No terminal: nothing is asked.
@@ -316,5 +385,28 @@ mod tests {
         }
         assert!(folder.path().join("done").exists(), "it was not killed");
         assert_eq!(go(LONG).unwrap().code, Some(0));
+    }
+
+    #[test]
+    fn who_ends_waits_for_a_writer_and_starts_none() {
+        let writers: &'static Writers = Box::leak(Box::default());
+        let (folder, tools) = script("while [ ! -e \"$1/go\" ]; do sleep 0.02; done; touch \"$1/done\"");
+        let go = |device, limit| {
+            let arguments = [folder.path()];
+            run_among(writers, &tools, "tool", &arguments, Kind::Writes(device), limit)
+        };
+        let device = rustix::fs::makedev(259, 7);
+        assert!(matches!(go(device, SHORT), Err(ChildError::Running(..))));
+        assert_eq!(writers.close(), ["tool on 259:7"]);
+        let error = go(device + 1, SHORT).unwrap_err();
+        assert!(matches!(error, ChildError::Ending(_)), "{error}");
+        assert_eq!(writers.wait(SHORT), ["tool on 259:7"], "its time is up");
+        let waits = std::thread::spawn(|| writers.wait(LONG));
+        std::fs::write(folder.path().join("go"), "").unwrap();
+        assert_eq!(waits.join().unwrap(), [""; 0]);
+        assert!(folder.path().join("done").exists(), "it was not killed");
+        let (_folder, tools) = script("exit 0");
+        let reads = run_among::<&str>(writers, &tools, "tool", &[], Kind::Reads, LONG);
+        assert_eq!(reads.unwrap().code, Some(0), "who only reads may");
     }
 }

@@ -171,7 +171,7 @@ pub fn make_with(tools: &Tools, plan: &Plan<'_>) -> Result<Superblock, FormatErr
     let words = arguments(plan, &volume);
     let ended = child::run(tools, program, &words, Kind::Writes(rdev), plan.limit).map_err(|e| match e {
         ChildError::Running(..) | ChildError::Earlier(_) => FormatError::Unknown(plan.device.to_owned(), e),
-        ChildError::Missing(_) | ChildError::Start(..) | ChildError::Stopped(..) => {
+        ChildError::Missing(_) | ChildError::Start(..) | ChildError::Stopped(..) | ChildError::Ending(_) => {
             FormatError::Tool(plan.fs.as_str(), e)
         }
     })?;
