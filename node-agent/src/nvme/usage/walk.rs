@@ -266,8 +266,15 @@ fn descriptors(process: &Path, into: &mut BTreeMap<(Kind, Number), String>) -> R
             AtFlags::STATX_DONT_SYNC,
             StatxFlags::BASIC_STATS,
         );
-        let Some(stat) = going(stat.map_err(|e| Fault::at(&folder, e)))? else {
-            continue;
+        let name = entry.file_name().to_string_lossy();
+        let stat = stat.map_err(|e| Fault::at(&folder.join(&*name), e));
+        let stat = match going(stat) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => continue,
+            Err(why) => match no_device(process, &name) {
+                Ok(()) => continue,
+                Err(doubt) => return Err(format!("{why} ({}), and {doubt}", who(process))),
+            },
         };
         let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
             FileType::BlockDevice => Kind::Block,
@@ -283,6 +290,33 @@ fn descriptors(process: &Path, into: &mut BTreeMap<(Kind, Number), String>) -> R
         into.entry((kind, number)).or_insert_with(|| who(process));
     }
     Ok(())
+}
+
+/// Proof that an open file is no device, where the file itself cannot be asked: its filesystem may be another user's (FUSE), or its
+/// server away. On a mount with `nodev` the kernel opens none. The kind of a filesystem alone proves nothing: kubelet's folder, with
+/// the nodes that are published there, may lie on NFS.
+fn no_device(process: &Path, name: &str) -> Result<(), String> {
+    let path = process.join("fdinfo").join(name);
+    let Some(about) = going(fs::read_to_string(&path).map_err(|e| Fault::at(&path, e)))? else {
+        // It was closed meanwhile.
+        return Ok(());
+    };
+    let mount = about
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))
+        .map(str::trim);
+    let mount = mount.ok_or_else(|| format!("{} names no mount", path.display()))?;
+    let path = process.join("mountinfo");
+    let bytes = fs::read(&path).map_err(|e| said(&path, e))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().find(|line| line.split(' ').next() == Some(mount));
+    // A mount that was taken away, or is another namespace's.
+    let line = line.ok_or_else(|| format!("its mount {mount} is not in {}", path.display()))?;
+    let options = line.split(' ').nth(5).unwrap_or_default();
+    if options.split(',').any(|option| option == "nodev") {
+        return Ok(());
+    }
+    Err(format!("it may be a device: its mount is not nodev: {line}"))
 }
 
 fn published(kubelet: &Path, into: &mut Vec<(Number, PathBuf)>) -> Result<(), String> {

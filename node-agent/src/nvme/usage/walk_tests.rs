@@ -98,6 +98,57 @@ fn open_devices_are_seen_by_their_number() {
 }
 
 #[test]
+fn a_file_that_cannot_be_asked_is_passed_over_only_where_no_device_can_be() {
+    let tree = tree();
+    tree.link("proc/1/fd/3", "/dev/null");
+    // As with a file of another user's FUSE: the file does not answer, its process is there.
+    tree.link("proc/1/fd/7", "/dev/null/beneath");
+    let doubt = |word: &str| {
+        let why = look(&tree).unwrap_err();
+        assert!(
+            why.contains("proc/1/fd/7") && why.contains("thing") && why.contains(word),
+            "{why}"
+        );
+    };
+    assert!(look(&tree).is_ok(), "closed meanwhile");
+    tree.put("proc/1/fdinfo/7", "pos:\t0\nflags:\t0100000\n");
+    doubt("names no mount");
+    tree.put("proc/1/fdinfo/7", "pos:\t0\nflags:\t0100000\nmnt_id:\t45\n");
+    doubt("mountinfo");
+    let other = "450 30 0:60 / /elsewhere rw,nodev - fuse.sshfs sshfs rw\n";
+    tree.put("proc/1/mountinfo", other);
+    doubt("its mount 45 is not in");
+    for (line, proves) in [
+        (
+            "45 30 0:61 / /home rw,nosuid,nodev,relatime shared:9 - fuse.sshfs sshfs rw,user_id=1000",
+            true,
+        ),
+        (
+            "45 30 0:61 / /home rw,nosuid,relatime shared:9 - fuse.sshfs sshfs rw,nodev,user_id=1000",
+            false,
+        ),
+        // There, kubelet's folder may be, with nodes that are published.
+        ("45 30 0:61 / /var rw,relatime - nfs4 server:/var rw,vers=4.2", false),
+        (
+            "45 30 0:61 / /var rw,nodev,relatime - nfs4 server:/var rw,vers=4.2",
+            true,
+        ),
+    ] {
+        tree.put("proc/1/mountinfo", &format!("{other}{line}\n"));
+        if proves {
+            let seen = look(&tree).unwrap();
+            assert_eq!(
+                seen.open.keys().collect::<Vec<_>>(),
+                [&(Kind::Character, (1, 3))],
+                "{line}"
+            );
+        } else {
+            doubt("it may be a device");
+        }
+    }
+}
+
+#[test]
 fn loop_devices_say_what_is_behind_them() {
     let tree = tree();
     for (name, path) in [
