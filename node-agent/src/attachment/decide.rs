@@ -254,8 +254,9 @@ impl Look<'_> {
     fn own_up(&self, volume: Option<&VolumeSeen>) -> Step {
         let said = &self.seen.attachment.said;
         let current = |v: &&VolumeSeen| {
-            let this =
-                |s: &SessionSeen| self.managed(&s.nqn) && s.generation == Some(v.generation) && s.state == "live";
+            // An export that was only toggled keeps its name, and the number in it.
+            let of = |s: &SessionSeen| s.generation == Some(v.generation) || v.nqn.as_ref() == Some(&s.nqn);
+            let this = |s: &SessionSeen| self.managed(&s.nqn) && of(s) && s.state == "live";
             !v.fenced && !self.sessions.is_empty() && self.sessions.iter().all(this)
         };
         let intent = volume

@@ -503,11 +503,21 @@ fn i4_who_is_connected_without_a_grant_owns_up_and_connects_nothing() {
     );
     seen.sessions = Sessions::Known(vec![session(BASE, 1, Use::Unused)]);
     assert_eq!(decide(&seen), Step::RecordIntent(seen.host.intent(1).unwrap()));
+    // The export was toggled since, as a growth may need: the name stays, its number is older.
+    let mut toggled = seen.clone();
+    volume(&mut toggled, |v| v.generation = 3);
+    assert_eq!(decide(&toggled), Step::RecordIntent(seen.host.intent(3).unwrap()));
     for change in [
         |s: &mut Seen| s.host.node_uid = None,
         |s: &mut Seen| s.volume = Fact::Absent,
+        |s: &mut Seen| {
+            volume(s, |v| {
+                v.generation = 2;
+                v.nqn = Some(G2.into());
+            });
+        },
         |s: &mut Seen| s.sessions = Sessions::Known(vec![session(G2, 2, Use::Unused)]),
-        |s: &mut Seen| s.sessions = Sessions::Known(vec![session(BASE, None, Use::Unused)]),
+        |s: &mut Seen| s.sessions = Sessions::Known(vec![session(&format!("{BASE}.g2"), None, Use::Unused)]),
         |s: &mut Seen| s.attachment.deleting = true,
     ] {
         let mut other = seen.clone();
