@@ -17,8 +17,10 @@ use super::model::{Failure, Grant, Reason, SessionSeen, Sessions, Use};
 use crate::fabrics::{ConnectError, Link, Options, Session, Target};
 use crate::{crash, nqn};
 
-/// How long the host may take to list its sessions and their use.
+/// How long the host may take to list its sessions.
 const LIST_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may take to prove that nothing uses a disk: a proof waits for the look of another one, which has 10 s, and looks itself.
+const PROVE_WITHIN: Duration = Duration::from_secs(15);
 /// How long a pass waits for a connect or disconnect; it goes on without being waited for.
 const ACT_WITHIN: Duration = Duration::from_secs(20);
 
@@ -49,39 +51,35 @@ impl Agent {
 
     /// The sessions of the volume and their use, and what use of the granted NQN is left without a session.
     pub(super) async fn look(&self, bases: &BTreeSet<String>, granted: Option<String>) -> (Sessions, Use) {
-        let (fabrics, bases) = (self.fabrics.clone(), bases.clone());
-        let looked = blocking(LIST_WITHIN, move || {
-            let all = fabrics.sessions().map_err(|e| e.to_string())?;
-            let mut sessions = Vec::new();
-            for session in all {
-                let Some(generation) = bases.iter().find_map(|base| nqn::generation(base, &session.nqn)) else {
-                    continue;
-                };
-                let used = fabrics.in_use(&session.nqn);
-                sessions.push(SessionSeen {
-                    nqn: session.nqn,
-                    generation,
-                    state: session.state,
-                    disk: session.disk,
-                    identity: session.identity,
-                    connection: session.connection,
-                    used,
-                });
+        let all = match self.all_sessions().await {
+            Ok(all) => all,
+            Err(why) => {
+                let known = Sessions::Unknown(format!("the host's sessions: {why}"));
+                return (known, Use::Unknown(why));
             }
-            sessions.sort_by(|a, b| a.nqn.cmp(&b.nqn));
-            let leftover = match granted {
-                Some(nqn) if !sessions.iter().any(|s| s.nqn == nqn) => fabrics.in_use(&nqn),
-                _ => Use::Unused,
+        };
+        let mut sessions = Vec::new();
+        for session in all {
+            let Some(generation) = bases.iter().find_map(|base| nqn::generation(base, &session.nqn)) else {
+                continue;
             };
-            Ok((sessions, leftover))
-        });
-        match looked.await.unwrap_or_else(Err) {
-            Ok((sessions, leftover)) => (Sessions::Known(sessions), leftover),
-            Err(why) => (
-                Sessions::Unknown(format!("the host's sessions: {why}")),
-                Use::Unknown(why),
-            ),
+            let used = self.use_of(session.nqn.clone()).await;
+            sessions.push(SessionSeen {
+                nqn: session.nqn,
+                generation,
+                state: session.state,
+                disk: session.disk,
+                identity: session.identity,
+                connection: session.connection,
+                used,
+            });
         }
+        sessions.sort_by(|a, b| a.nqn.cmp(&b.nqn));
+        let leftover = match granted {
+            Some(nqn) if !sessions.iter().any(|s| s.nqn == nqn) => self.use_of(nqn).await,
+            _ => Use::Unused,
+        };
+        (Sessions::Known(sessions), leftover)
     }
 
     pub(super) async fn connect(&self, name: &str, volume: &str, grant: Grant, options: Options) {
@@ -203,10 +201,10 @@ impl Agent {
         memory.failure = failure;
     }
 
-    /// What uses the disk of that NQN.
+    /// What uses the disk of that NQN. A proof that takes too long is a doubt about this disk, and none about what is connected.
     pub(super) async fn use_of(&self, nqn: String) -> Use {
         let fabrics = self.fabrics.clone();
-        let looked = blocking(LIST_WITHIN, move || fabrics.in_use(&nqn));
+        let looked = blocking(PROVE_WITHIN, move || fabrics.in_use(&nqn));
         looked.await.unwrap_or_else(Use::Unknown)
     }
 
@@ -319,4 +317,100 @@ pub(super) fn plain(sessions: &[SessionSeen]) -> Vec<Session> {
         .collect();
     all.sort();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use kube::Client;
+    use kube::client::Body;
+
+    use super::super::model::Host;
+    use super::*;
+    use crate::fabrics::{Fabrics, FabricsError};
+
+    const NQN: &str = "nqn.2000-02.com.mikrotik:pvc-1";
+
+    /// One session, of which nobody can tell in time whether it is used.
+    #[derive(Debug)]
+    struct Slow {
+        asked: AtomicBool,
+        held: Mutex<std::sync::mpsc::Receiver<()>>,
+    }
+
+    impl Fabrics for Slow {
+        fn connect(&self, to: &Target) -> Result<Link, ConnectError> {
+            Err(ConnectError::Refused(to.nqn.clone()))
+        }
+
+        fn disconnect(&self, _: &str, _: Key) -> Result<(), FabricsError> {
+            Ok(())
+        }
+
+        fn sessions(&self) -> Result<Vec<Session>, FabricsError> {
+            let one = Session {
+                nqn: NQN.into(),
+                state: "live".into(),
+                disk: true,
+                identity: None,
+                connection: "nvme0/7".into(),
+            };
+            Ok(vec![one])
+        }
+
+        fn in_use(&self, _: &str) -> Use {
+            self.asked.store(true, Ordering::SeqCst);
+            self.held.lock().unwrap().recv().ok();
+            Use::Unused
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proof_that_takes_long_leaves_the_sessions_known() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let service = tower::service_fn(|_: http::Request<Body>| async {
+            Err::<http::Response<Body>, _>(tower::BoxError::from("nobody is asked"))
+        });
+        let host = Host {
+            node: "n1".into(),
+            boot_id: String::new(),
+            system_uuid: String::new(),
+            machine_id: String::new(),
+            node_uid: None,
+        };
+        let client = Client::new(service, "rds-csi");
+        let slow = Arc::new(Slow {
+            asked: AtomicBool::new(false),
+            held: Mutex::new(held),
+        });
+        let agent = Arc::new(Agent::new(client, slow.clone(), host, NQN.into()));
+        let begun = Instant::now();
+        let look = tokio::spawn({
+            let agent = agent.clone();
+            async move {
+                agent
+                    .look(&BTreeSet::from([NQN.to_owned()]), Some(NQN.to_owned()))
+                    .await
+            }
+        });
+        // Time does not pass by itself while a thread is at work, and the list is not what is slow.
+        while !look.is_finished() {
+            if slow.asked.load(Ordering::SeqCst) {
+                tokio::time::advance(Duration::from_millis(100)).await;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed() > LIST_WITHIN, "a slow proof has time");
+        let (sessions, leftover) = look.await.unwrap();
+        let Sessions::Known(all) = sessions else {
+            panic!("{sessions:?}");
+        };
+        assert_eq!((all.len(), leftover), (1, Use::Unused));
+        assert!(
+            matches!(&all[0].used, Use::Unknown(why) if why.contains("15s")),
+            "{all:?}"
+        );
+        drop(release);
+    }
 }
