@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use rds_crds::Size;
 use rds_crds::attachment::{AgentFormat, AgentStatus, kind};
+use rds_crds::condition::is_true;
 use tracing::warn;
 
 use super::Node;
@@ -13,6 +14,14 @@ use super::failure::Failure;
 use super::host::Disk;
 use crate::attachment::model::Reason;
 use crate::attachment::say::say;
+
+/// Nothing is said of what was not staged.
+pub(super) fn unstaged(agent: &mut AgentStatus, now: Timestamp) {
+    if is_true(&agent.conditions, kind::STAGED) {
+        let message = "it is not used on this node";
+        say(agent, kind::STAGED, false, Reason::Unstaged, message, now);
+    }
+}
 
 impl Node {
     /// Its half of the format handshake.
@@ -50,7 +59,8 @@ impl Node {
         Ok(())
     }
 
-    /// Counts a failure that is the volume's (R36), and gives it back.
+    /// Counts a failure that is the volume's (R36), and gives it back. A volume that was to be staged and is not is none that was
+    /// staged before: else nobody would be seen to try it again, and an open breaker gives its trial to whoever would (R38).
     pub(super) async fn count(&self, name: &str, uid: &str, done: Result<(), Failure>) -> Result<(), Failure> {
         let Err(failure) = &done else { return done };
         if !failure.counts() {
@@ -70,6 +80,7 @@ impl Node {
             agent.failures_in_row = Some(agent.failures_in_row.unwrap_or(0).saturating_add(1));
             agent.last_error = Some(text.chars().take(1000).collect());
             say(agent, kind::HEALTHY, false, reason, &text, now);
+            unstaged(agent, now);
         };
         if let Err(e) = self.agent.amend(name, uid, "stage-count", change).await {
             warn!(

@@ -85,6 +85,8 @@ impl Node {
             call.run("unmount", move || Ok(host.unmount(&at, device, Flush::No)?))
                 .await?;
             crash::after("clear-stale-mount");
+            // Until it is staged anew it is not, whatever comes of this call.
+            self.say_unstaged(call).await;
         }
         Err(Failure::Unavailable(format!(
             "too many mounts whose devices are gone are stacked on {}: call again",

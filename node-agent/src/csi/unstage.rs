@@ -7,16 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use kube::ResourceExt;
-use rds_crds::RdsAttachment;
-use rds_crds::attachment::kind;
+use rds_crds::attachment::AgentStatus;
 use tracing::{info, warn};
 
 use super::Node;
 use super::call::Call;
 use super::failure::{Failure, shown_path};
 use super::host::{Device, Flush, Flushed, Kind, Mount};
-use crate::attachment::model::Reason;
-use crate::attachment::say::say;
+use super::say::unstaged;
 use crate::crash;
 
 /// Mounts that may be stacked on a staging path.
@@ -53,7 +51,8 @@ impl Node {
                 )));
             }
         }
-        self.say_unstaged(call).await
+        self.say_unstaged(call).await;
+        Ok(())
     }
 
     async fn take_off(&self, call: &Call, all: &[Mount], top: &Mount) -> Result<(), Failure> {
@@ -219,28 +218,14 @@ impl Node {
     }
 
     /// A volume without an attachment has nobody to tell; an API server that is away must not hold a pod's end up.
-    async fn say_unstaged(&self, call: &Call) -> Result<(), Failure> {
+    pub(super) async fn say_unstaged(&self, call: &Call) {
         let name = self.attachment_name(call.volume());
         let done = async {
             let Some(object) = self.agent.attachments().get_opt(&name).await? else {
                 return Ok(());
             };
-            let staged = staged(&object);
-            if !staged {
-                return Ok(());
-            }
-            let uid = object.uid().unwrap_or_default();
-            let now = jiff::Timestamp::now();
-            let change = |agent: &mut rds_crds::attachment::AgentStatus| {
-                say(
-                    agent,
-                    kind::STAGED,
-                    false,
-                    Reason::Unstaged,
-                    "it is not used on this node",
-                    now,
-                );
-            };
+            let (uid, now) = (object.uid().unwrap_or_default(), jiff::Timestamp::now());
+            let change = |agent: &mut AgentStatus| unstaged(agent, now);
             self.agent.amend(&name, &uid, "unstage-say", change).await.map(|_| ())
         };
         if let Err(e) = done.await {
@@ -252,7 +237,6 @@ impl Node {
             );
         }
         self.wake(&name);
-        Ok(())
     }
 }
 
@@ -273,9 +257,4 @@ fn mirrors(point: &Path, staging: &Path, kubelet_dir: &Path) -> bool {
     staging
         .strip_prefix(kubelet_dir)
         .is_ok_and(|rest| point.ends_with(rest))
-}
-
-fn staged(object: &RdsAttachment) -> bool {
-    let agent = object.status.as_ref().and_then(|s| s.agent.as_ref());
-    agent.is_some_and(|a| rds_crds::condition::is_true(&a.conditions, kind::STAGED))
 }

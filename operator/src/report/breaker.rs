@@ -96,6 +96,7 @@ pub(crate) fn fold(
         status.retry_at = Some(Time(after(open_for)));
         status.trial = None;
     };
+    let mut unused = None;
     match status.state {
         BreakerState::Closed if status.consecutive_failures >= threshold => {
             open(&mut status);
@@ -111,13 +112,13 @@ pub(crate) fn fold(
                 // Nobody has used it: the next one who would try gets another.
                 status.state = BreakerState::Open;
                 status.retry_at = Some(Time(whole_seconds(now)));
-                status.trial = None;
+                unused = status.trial.take();
             }
         }
         BreakerState::Closed | BreakerState::Open => {}
     }
     let ripe = status.state == BreakerState::Open && status.retry_at.as_ref().is_none_or(|at| at.0 <= now);
-    if let Some(one) = all.iter().find(|c| c.would_try).filter(|_| ripe) {
+    if let Some(one) = next(all, unused.as_ref()).filter(|_| ripe) {
         status.state = BreakerState::HalfOpen;
         status.trial = Some(Trial {
             attachment_uid: one.attachment.clone(),
@@ -126,6 +127,13 @@ pub(crate) fn fold(
         news = Some(News::Trial);
     }
     Folded { status, news }
+}
+
+/// Who gets the next trial: after one that was not used the next in order, around, so that nobody who does not try keeps it from others.
+fn next<'a>(all: &'a [Counts], unused: Option<&Trial>) -> Option<&'a Counts> {
+    let had = unused.and_then(|t| all.iter().position(|c| c.attachment == t.attachment_uid));
+    let (before, after) = all.split_at(had.map_or(0, |at| at + 1));
+    after.iter().chain(before).find(|c| c.would_try)
 }
 
 struct Taken {
@@ -329,6 +337,12 @@ mod tests {
             Some(News::Trial),
             "its time was up"
         );
+        // With several that would try it goes around.
+        let all = || ["a", "b", "c"].map(|name| counts(name, 0, 0, 0)).to_vec();
+        for (seconds, whose) in [(800, "c"), (1000, "a"), (1200, "b"), (1400, "c")] {
+            assert_eq!(life.pass(all(), seconds), Some(News::Trial));
+            assert_eq!(life.trial(), Some(whose));
+        }
     }
 
     #[test]

@@ -322,6 +322,35 @@ async fn a_stale_mount_is_cleared_by_the_next_stage() {
 }
 
 #[tokio::test]
+async fn r38_what_could_not_be_staged_anew_is_not_said_to_be_staged() {
+    let lab = Lab::new();
+    formatted(&lab);
+    // The kernel has dropped the disk under the mount, and it is not back.
+    lab.stage(stage(writer())).await.unwrap();
+    lab.host.world().mounts[0].device = GONE;
+    let disk = lab.host.world().disk.take();
+    assert_eq!(code(&lab.stage(stage(writer())).await), Code::Unavailable);
+    assert_eq!(
+        lab.api.condition("Staged"),
+        "False Unstaged",
+        "whoever would try it is seen"
+    );
+    lab.host.world().disk = disk;
+    lab.stage(stage(writer())).await.unwrap();
+    assert_eq!(lab.api.condition("Staged"), "True Mounted");
+    // It is gone, and nobody could say so.
+    lab.host.world().mounts.clear();
+    lab.host.world().content = Err(HostError::Volume("read: EIO".into()));
+    assert_eq!(code(&lab.stage(stage(writer())).await), Code::Internal);
+    assert_eq!(lab.api.agent("/failures"), 1);
+    assert_eq!(
+        lab.api.condition("Staged"),
+        "False Unstaged",
+        "in the write that counts"
+    );
+}
+
+#[tokio::test]
 async fn a_block_volume_is_published_as_a_node_and_never_formatted() {
     let lab = Lab::block();
     let early = lab.publish(publish(raw(), NODE_TARGET)).await;
