@@ -144,7 +144,7 @@ pub struct Storage {
 }
 
 /// Bounds on what the operator asks of an appliance.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     /// Commands in flight at once. Default: 1, as concurrent channels were seen to stall RouterOS.
@@ -155,11 +155,12 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 600))]
     pub command_timeout_seconds: Option<u32>,
-    /// Space of the pool that is never given to volumes. Default: 1Gi.
+    /// Space of the pool that is never given to volumes, in bytes or as a quantity. Default: 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved: Option<Size>,
     /// How much may be provisioned, in per cent of the pool's size. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1152921504606846976 : self.matches('^[+]?([0-9]+[.]?[0-9]{0,18}|[.][0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?(0?[0-9]|1[0-8]))?$') && quantity(self).compareTo(quantity('1Ei')) <= 0").message("limits.reserved must be a number of bytes or a quantity such as 10Gi or 10G, without a B, at least 0 and at most 1Ei"))]
     #[schemars(range(min = 1, max = 1000))]
     pub overcommit_percent: Option<u32>,
 }

@@ -124,12 +124,14 @@ impl<'de> Deserialize<'de> for Size {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Raw {
-            Number(u64),
+            Number(i64),
+            Large(u64),
             Text(String),
         }
+        let bad = |bytes: String| serde::de::Error::custom(BadSize(bytes));
         match Raw::deserialize(deserializer)? {
-            Raw::Number(bytes) if i64::try_from(bytes).is_ok() => Ok(Self(bytes)),
-            Raw::Number(bytes) => Err(serde::de::Error::custom(BadSize(bytes.to_string()))),
+            Raw::Number(bytes) => u64::try_from(bytes).map(Self).map_err(|_| bad(bytes.to_string())),
+            Raw::Large(bytes) => Err(bad(bytes.to_string())),
             Raw::Text(text) => text.parse().map_err(serde::de::Error::custom),
         }
     }
@@ -182,6 +184,16 @@ mod tests {
             "", "-1", "1.2.3", "Gi", ".", "1 Gi", "1gi", "8Ei", "1e99", "0x10", "1Gi\n", "١Gi",
         ] {
             assert!(text.parse::<Size>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_texts_are() {
+        let read = |number: serde_json::Value| serde_json::from_value::<Size>(number).map_err(|e| e.to_string());
+        assert_eq!(read(4096.into()), Ok(Size(4096)));
+        for number in [serde_json::json!(-1), u64::MAX.into(), "10GB".into()] {
+            let why = read(number.clone()).unwrap_err();
+            assert!(why.contains("is not a size: write bytes"), "{number}: {why}");
         }
     }
 

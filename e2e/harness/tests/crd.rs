@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::kubectl::Kubectl;
 use e2e::{Cluster, lab, wait_until};
+use rds_crds::Size;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -271,6 +272,13 @@ fn bad_servers_are_refused_with_words_that_help() -> Result<()> {
             ("/spec/secretRef", Value::Null, "spec.secretRef"),
             ("/spec/fencing", json!("Maybe"), "Unsupported value"),
             ("/spec/limits", json!({"commandsInFlight": 0}), "commandsInFlight"),
+            (
+                "/spec/limits",
+                json!({"reserved": "10GB"}),
+                "such as 10Gi or 10G, without a B",
+            ),
+            ("/spec/limits", json!({"reserved": -1}), "at least 0 and at most 1Ei"),
+            ("/spec/limits", json!({"reserved": 1.5}), "spec.limits.reserved"),
         ] {
             let refused = refusal(kubectl, &with(server("bad"), pointer, value.clone())).await;
             let refused = refused.with_context(|| format!("{pointer} = {value}"))?;
@@ -278,6 +286,43 @@ fn bad_servers_are_refused_with_words_that_help() -> Result<()> {
                 refused.contains(words),
                 "{pointer} = {value} was refused without `{words}`:\n{refused}"
             );
+        }
+        Ok(())
+    })
+}
+
+/// What the API server lets through the operator can read: otherwise the whole RdsServer is lost to it.
+#[test]
+fn a_reserve_is_accepted_only_if_it_can_be_read() -> Result<()> {
+    e2e::run(async {
+        let kubectl = kubectl().await?;
+        let good = "0 1 +1 1. .5 1.5Ti 0.1 500m 3u 9n 1k 1M 1G 1T 1P 1E 1Ki 1Mi 1Pi 1Ei 1e9 1E3 1e+3 1e-18 1e18 0.123456789012345678";
+        let bad = "-1 -0 lots 10GB 1gi 1.2.3 . Gi 8Ei 1e19 1e-19 0x10 ١Gi 0.1234567890123456789 99999999999999999999";
+        let good: Vec<&str> = good.split(' ').collect();
+        let bad: Vec<&str> = bad.split(' ').chain(["", "1 Gi", "1Gi\n"]).collect();
+        for (texts, readable) in [(good, true), (bad, false)] {
+            let one = |text: &&str| with(server("reserve"), "/spec/limits", json!({"reserved": text}));
+            let named = texts
+                .iter()
+                .enumerate()
+                .map(|(index, text)| with(one(text), "/metadata/name", json!(format!("reserve-{index}"))));
+            let list = json!({"apiVersion": "v1", "kind": "List", "items": named.collect::<Vec<_>>()}).to_string();
+            let printed = kubectl
+                .try_run(&["apply", "--dry-run=server", "-f", "-"], Some(&list))
+                .await?;
+            for (index, text) in texts.iter().enumerate() {
+                ensure!(text.parse::<Size>().is_ok() == readable, "{text:?}");
+                let accepted = printed.stdout.contains(&format!("/reserve-{index} "));
+                let name = format!("\"reserve-{index}\"");
+                let mut lines = printed.stderr.lines();
+                let helped = lines.any(|l| l.contains(&name) && l.contains("limits.reserved must be a number"));
+                ensure!(
+                    (accepted, helped) == (readable, !readable),
+                    "{text:?}: {}{}",
+                    printed.stdout,
+                    printed.stderr
+                );
+            }
         }
         Ok(())
     })
