@@ -211,7 +211,7 @@ impl Csi {
         rpc::about(&name);
         self.synced()?;
         let _guard = self.in_flight.enter(&name)?;
-        let server = placement::server_name(&wanted.parameters, self.world.servers.iter())?;
+        let server = self.server_name(&wanted.parameters)?;
         let server = self.server(&server).await?;
         let topology = placement::topology(&server, wanted.topology.as_ref())?;
         let object = wanted.object(&server)?;

@@ -40,6 +40,8 @@ pub(crate) use self::attach::attachment;
 use self::call::InFlight;
 use self::failure::Failure;
 use self::missing::Missing;
+use self::parameters::Parameters;
+use crate::server::facts::unreadable;
 use crate::telemetry::Telemetry;
 use crate::world::{WaitEnded, World};
 
@@ -117,10 +119,27 @@ impl Csi {
         self.volumes().get_opt(name).await.map_err(|e| Failure::api(&what, &e))
     }
 
+    /// The name of the server that the parameters mean. That none has the address is proven only when all can be read.
+    fn server_name(&self, parameters: &Parameters) -> Result<String, Failure> {
+        placement::server_name(parameters, self.world.servers.iter()).map_err(|failure| {
+            let malformed = self.world.servers.malformed().into_iter();
+            let unread: Vec<_> = malformed.map(|(name, error)| unreadable(&name, &error)).collect();
+            if unread.is_empty() {
+                failure
+            } else {
+                Failure::Unavailable(format!("{failure}; not all could be looked at: {}", unread.join("; ")))
+            }
+        })
+    }
+
     /// The server of that name: from the cache, else by a fresh read. `None` is proof that there is none.
     async fn find_server(&self, name: &str) -> Result<Option<Arc<RdsServer>>, Failure> {
         if let Some(server) = self.world.servers.get(name) {
             return Ok(Some(server));
+        }
+        // A fresh read would fail as well, and say less.
+        if let Some(error) = self.world.servers.malformed().get(name) {
+            return Err(Failure::Unavailable(unreadable(name, error)));
         }
         let api: Api<RdsServer> = Api::all(self.world.client.clone());
         let found = api

@@ -113,7 +113,7 @@ impl Csi {
             Capabilities::parse(&request.volume_capabilities)?;
         }
         let parameters = Parameters::parse(&request.parameters)?;
-        let name = placement::server_name(&parameters, self.world.servers.iter())?;
+        let name = self.server_name(&parameters)?;
         let server = self.find_server(&name).await?;
         self.missing.note(&name, server.is_some());
         let Some(server) = server else {

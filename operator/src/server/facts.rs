@@ -1,5 +1,5 @@
-//! What the spec of an RdsServer means once its defaults are filled in. Defaults are not written into the object: GitOps
-//! tools would show them as a difference.
+//! What the spec of an RdsServer means once its defaults are filled in, and what is said of one that cannot be read. Defaults are
+//! not written into the object: GitOps tools would show them as a difference.
 
 use std::time::Duration;
 
@@ -71,4 +71,10 @@ pub fn command_timeout(server: &RdsServer) -> Duration {
             .and_then(|l| l.command_timeout_seconds)
             .unwrap_or(30),
     ))
+}
+
+/// What is said of an RdsServer that is stored and cannot be read: it exists, so nobody is told to create it.
+#[must_use]
+pub fn unreadable(name: &str, error: &str) -> String {
+    format!("RdsServer `{name}` exists, but cannot be read: {error}; correct it with `kubectl edit rdsserver {name}`")
 }

@@ -1,8 +1,12 @@
-//! From what went wrong on the appliance to the closed words of conditions. The one place where that is decided.
+//! From what went wrong on the appliance, or on the way to it, to the closed words of conditions. The one place where that is
+//! decided.
+
+use std::collections::BTreeMap;
 
 use rds_crds::Reason;
 
 use crate::routeros::RdsError;
+use crate::server::facts::unreadable;
 
 use super::model::Problem;
 
@@ -34,5 +38,34 @@ pub(crate) fn reason(error: &RdsError) -> Reason {
         RdsError::VersionTooOld { .. } => Reason::VersionNotSupported,
         RdsError::Invalid { .. } => Reason::Invalid,
         RdsError::HostKey { .. } | RdsError::Auth { .. } => Reason::AuthenticationFailed,
+    }
+}
+
+/// Why there is no RdsServer of that name to work with. `malformed`: those that are stored and cannot be read, with the error.
+pub(super) fn no_server(name: &str, malformed: &BTreeMap<String, String>) -> (Reason, String) {
+    match malformed.get(name) {
+        Some(error) => (Reason::ServerNotUsable, unreadable(name, error)),
+        None => (
+            Reason::ServerMissing,
+            format!("RdsServer {name} does not exist: create it, or correct spec.server of a new volume"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_be_read_is_not_said_to_be_missing() {
+        let malformed = BTreeMap::from([("bad".to_owned(), "`10GB` is not a size".to_owned())]);
+        let (reason, why) = no_server("bad", &malformed);
+        assert_eq!(reason, Reason::ServerNotUsable);
+        for word in ["`bad` exists", "`10GB` is not a size", "kubectl edit rdsserver bad"] {
+            assert!(why.contains(word), "{why}");
+        }
+        let (reason, why) = no_server("gone", &malformed);
+        assert_eq!(reason, Reason::ServerMissing);
+        assert!(why.contains("gone does not exist: create it"), "{why}");
     }
 }

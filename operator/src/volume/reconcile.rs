@@ -27,6 +27,7 @@ use super::api::{ApiError, Store};
 use super::decide::{SECOND_LOOK, decide};
 use super::deletion;
 use super::model::{Change, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step};
+use super::problem;
 use super::record;
 use super::sight::Sight;
 use super::status;
@@ -120,13 +121,7 @@ pub(crate) async fn reconcile(volume: Arc<RdsVolume>, cx: Arc<Context>) -> Resul
     }
     let wanted = match &server {
         Some(server) => Want::of(&volume, server, &cx.cluster).map_err(|e| (Reason::Invalid, e.0)),
-        None => Err((
-            Reason::ServerMissing,
-            format!(
-                "RdsServer {} does not exist: create it, or correct spec.server of a new volume",
-                volume.spec.server
-            ),
-        )),
+        None => Err(problem::no_server(&volume.spec.server, &cx.world.servers.malformed())),
     };
     let ledger = Ledger::of(volume.status.as_ref()).map_err(|e| (Reason::StatusLost, e));
     match (wanted, ledger, server) {

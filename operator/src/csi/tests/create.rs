@@ -171,6 +171,36 @@ async fn bad_creations_reach_nobody() {
 }
 
 #[tokio::test]
+async fn a_server_that_cannot_be_read_is_there() {
+    let mut bench = Bench::new(good).await;
+    bench.server_with("bad", json!({"spec": {"limits": {"reserved": "10GB"}}}));
+    bench.calls();
+    let mut request = creation(PVC, GI);
+    request.parameters = [("server".into(), "bad".into())].into();
+    for text in ["`bad` exists", "`10GB` is not a size", "kubectl edit rdsserver bad"] {
+        code(
+            bench.controller.create_volume(request.clone()).await,
+            Code::Unavailable,
+            text,
+        );
+    }
+    // It may be the one that has this address.
+    request.parameters = [("rdsAddress".into(), "10.0.0.9".into())].into();
+    code(
+        bench.controller.create_volume(request.clone()).await,
+        Code::Unavailable,
+        "`bad` exists",
+    );
+    assert_eq!(bench.calls(), [""; 0]);
+    bench.server_with("bad", json!({"spec": {"limits": {"reserved": "10G"}}}));
+    code(
+        bench.controller.create_volume(request).await,
+        Code::InvalidArgument,
+        "no RdsServer has",
+    );
+}
+
+#[tokio::test]
 async fn a_refusal_is_final_only_when_nothing_is_left() {
     for (reason, wanted) in [
         ("PoolFull", Code::ResourceExhausted),

@@ -191,12 +191,17 @@ impl Bench {
 
     /// Sets the status of server `default`.
     pub(in crate::csi) fn server(&self, status: Value) {
-        let server = json!({
-            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": "default"},
+        self.server_with("default", json!({"status": status}));
+    }
+
+    /// A server with these parts of it set, as the watch brings it, also if it cannot be read.
+    pub(in crate::csi) fn server_with(&self, name: &str, more: Value) {
+        let mut server = json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": name},
             "spec": {"management": {"address": "10.0.0.1", "user": "csi"}, "secretRef": {"name": "s"},
                      "storage": {"address": "10.1.0.1"}, "basePath": "/pool/csi"},
-            "status": status,
         });
+        merge(&mut server, &more);
         self.servers
             .lock()
             .unwrap()
