@@ -63,6 +63,9 @@ use crate::size::Size;
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.nqnPrefix) ? self.nqnPrefix : 'nqn.2000-02.com.mikrotik:pvc-') == (has(oldSelf.nqnPrefix) ? oldSelf.nqnPrefix : 'nqn.2000-02.com.mikrotik:pvc-')").message("nqnPrefix cannot change: the names of volumes begin with it, and under another one they could be neither attached, detached nor fenced. Unset it counts as nqn.2000-02.com.mikrotik:pvc-. While no volume is on this RdsServer, delete it and create it anew; else create another one for another prefix").field_path(".nqnPrefix")
+)]
 pub struct RdsServerSpec {
     /// Where the operator reaches RouterOS over SSH.
     pub management: Management,
@@ -78,7 +81,7 @@ pub struct RdsServerSpec {
     #[schemars(length(min = 2, max = 200))]
     pub base_path: String,
     /// Prefix of the NQN of every volume. Nodes touch only NQNs with this prefix (CSI_MANAGED_NQN_PREFIX).
-    /// At most 137 bytes, so that a name of 63 and a generation of 23 fit into the 223 bytes of an NQN.
+    /// At most 137 bytes, so that a name of 63 and a generation of 23 fit into the 223 bytes of an NQN. It cannot change.
     /// Default: `nqn.2000-02.com.mikrotik:pvc-`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^nqn\\\\.[0-9]{4}-[0-9]{2}\\\\.[a-z0-9.-]+:[a-z0-9._:-]*$')").message("nqnPrefix must begin like nqn.2000-02.com.example: with the colon, and go on in a-z, 0-9, '.', '_', ':' and '-'. The usual one is nqn.2000-02.com.mikrotik:pvc-"))]
@@ -157,10 +160,10 @@ pub struct Limits {
     pub command_timeout_seconds: Option<u32>,
     /// Space of the pool that is never given to volumes, in bytes or as a quantity. Default: 1Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1152921504606846976 : self.matches('^[+]?([0-9]+[.]?[0-9]{0,18}|[.][0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?(0?[0-9]|1[0-8]))?$') && quantity(self).compareTo(quantity('1Ei')) <= 0").message("limits.reserved must be a number of bytes or a quantity such as 10Gi or 10G, without a B, at least 0 and at most 1Ei"))]
     pub reserved: Option<Size>,
     /// How much may be provisioned, in per cent of the pool's size. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1152921504606846976 : self.matches('^[+]?([0-9]+[.]?[0-9]{0,18}|[.][0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?(0?[0-9]|1[0-8]))?$') && quantity(self).compareTo(quantity('1Ei')) <= 0").message("limits.reserved must be a number of bytes or a quantity such as 10Gi or 10G, without a B, at least 0 and at most 1Ei"))]
     #[schemars(range(min = 1, max = 1000))]
     pub overcommit_percent: Option<u32>,
 }

@@ -229,3 +229,62 @@ fn the_columns_of_a_volume_answer_the_daily_questions() -> Result<()> {
         Ok(())
     })
 }
+
+/// Volumes are refused, and with them their attachments and fences, when their NQNs do not begin with the prefix of the server.
+#[test]
+fn the_prefix_of_a_server_stays_also_where_it_is_not_written() -> Result<()> {
+    e2e::run(async {
+        let kubectl = kubectl().await?;
+        const DEFAULT: &str = rds_crds::identity::DEFAULT_NQN_PREFIX;
+        let other = "nqn.2000-02.com.mikrotik:other-";
+        for (name, prefix) in [("prefix-unset", None), ("prefix-own", Some(other))] {
+            let mut spec = json!({
+                "management": {"address": "192.0.2.1", "user": "csi"},
+                "secretRef": {"name": "rds-csi-secret"},
+                "storage": {"address": "192.0.2.2"},
+                "basePath": "/storage-pool/metal-csi",
+            });
+            if let Some(prefix) = prefix {
+                spec["nqnPrefix"] = json!(prefix);
+            }
+            let server = json!({"apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": name}, "spec": spec});
+            kubectl.apply(&server).await?;
+        }
+        let change = async |name: &str, spec: Value| {
+            let patch = json!({"spec": spec}).to_string();
+            let arguments = ["patch", "rdsserver", name, "--type=merge", "-p", &patch];
+            kubectl.try_run(&arguments, None).await
+        };
+        for (name, prefix) in [
+            ("prefix-unset", json!(other)),
+            ("prefix-own", Value::Null),
+            ("prefix-own", json!(DEFAULT)),
+            ("prefix-own", json!("nqn.2000-02.com.mikrotik:other-one-")),
+        ] {
+            let printed = change(name, json!({"nqnPrefix": prefix})).await?;
+            let words = ["spec.nqnPrefix", "nqnPrefix cannot change", "create another one for"];
+            ensure!(
+                !printed.success && words.iter().all(|word| printed.stderr.contains(word)),
+                "{name} to {prefix}: {}",
+                printed.stderr
+            );
+        }
+        // The same in other words, and all else.
+        for (name, spec) in [
+            ("prefix-unset", json!({"nqnPrefix": DEFAULT})),
+            ("prefix-unset", json!({"nqnPrefix": null})),
+            ("prefix-own", json!({"nqnPrefix": other, "maintenance": true})),
+        ] {
+            let printed = change(name, spec.clone()).await?;
+            ensure!(printed.success, "{name}: {spec}: {}", printed.stderr);
+        }
+        let moved = change("prefix-own", json!({"basePath": "/storage-pool/other"})).await?;
+        ensure!(
+            moved.stderr.contains("basePath cannot change"),
+            "{}{}",
+            moved.stdout,
+            moved.stderr
+        );
+        Ok(())
+    })
+}
