@@ -33,8 +33,7 @@ impl Controller for Csi {
         request: Request<csi::CreateVolumeRequest>,
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
         let deadline = deadline(request.metadata(), self.settings.call_timeout);
-        let wanted = request.into_inner().try_into()?;
-        Ok(self.create(wanted, deadline).await.map(Response::new)?)
+        Ok(self.create(request.into_inner(), deadline).await.map(Response::new)?)
     }
 
     async fn delete_volume(

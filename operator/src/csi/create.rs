@@ -1,9 +1,12 @@
 //! CreateVolume: write the RdsVolume, wait until it is ready.
 //!
 //! Idempotent by name. A refusal that nothing can change is answered only after the object that this call made is gone
-//! (by UID), so that a final code never leaves anything behind.
+//! (by UID), and only where no earlier call of the name has left one, so that a final code never leaves anything behind.
+//! The one exception is AlreadyExists, which CSI asks for where the volume of that name is another one than is wanted.
 
-use csi_proto::csi::v1::{CreateVolumeRequest, CreateVolumeResponse, TopologyRequirement};
+use std::sync::Arc;
+
+use csi_proto::csi::v1::{CreateVolumeRequest, CreateVolumeResponse, Topology, TopologyRequirement};
 use kube::api::PostParams;
 use kube::{Resource, ResourceExt};
 use rds_crds::condition::{find_condition, is_true, kind};
@@ -24,8 +27,8 @@ const NAME_MAX: usize = 256;
 
 /// A checked request.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    pub(super) name: String,
+struct Wanted {
+    name: String,
     request_name: Option<String>,
     range: Range,
     capabilities: Capabilities,
@@ -33,19 +36,22 @@ pub(super) struct Wanted {
     topology: Option<TopologyRequirement>,
 }
 
-impl TryFrom<CreateVolumeRequest> for Wanted {
-    type Error = Failure;
+/// The name of the object for that of a request.
+fn object_name(name: &str) -> Result<String, Failure> {
+    if name.is_empty() {
+        return Err(Failure::Invalid("name is empty: say the name of the volume".into()));
+    }
+    if name.len() > NAME_MAX {
+        return Err(Failure::Invalid(format!(
+            "name has {} bytes: give one of at most {NAME_MAX}",
+            name.len()
+        )));
+    }
+    Ok(volume_name(name))
+}
 
-    fn try_from(request: CreateVolumeRequest) -> Result<Self, Failure> {
-        if request.name.is_empty() {
-            return Err(Failure::Invalid("name is empty: say the name of the volume".into()));
-        }
-        if request.name.len() > NAME_MAX {
-            return Err(Failure::Invalid(format!(
-                "name has {} bytes: give one of at most {NAME_MAX}",
-                request.name.len()
-            )));
-        }
+impl Wanted {
+    fn parse(name: String, request: CreateVolumeRequest) -> Result<Self, Failure> {
         let capabilities = Capabilities::parse(&request.volume_capabilities)?;
         if request.volume_content_source.is_some() {
             return Err(Failure::Invalid(
@@ -59,7 +65,6 @@ impl TryFrom<CreateVolumeRequest> for Wanted {
                 shown(key)
             )));
         }
-        let name = volume_name(&request.name);
         let mut parameters = Parameters::parse(&request.parameters)?;
         parameters.fs_type = match (capabilities.mode, capabilities.fs_type, parameters.fs_type) {
             (VolumeMode::Block, _, _) => None,
@@ -74,9 +79,7 @@ impl TryFrom<CreateVolumeRequest> for Wanted {
             topology: request.accessibility_requirements,
         })
     }
-}
 
-impl Wanted {
     /// The object that asks for it. The finalizer is there from the start: that saves a write and a gap.
     fn object(&self, server: &RdsServer) -> Result<RdsVolume, Failure> {
         let parameters = &self.parameters;
@@ -199,6 +202,15 @@ pub(super) fn judge(volume: &RdsVolume) -> Option<Seen> {
     }
 }
 
+/// What a call has found good, and the volume that was there or was made for it.
+struct Begun {
+    wanted: Wanted,
+    object: RdsVolume,
+    server: Arc<RdsServer>,
+    topology: Vec<Topology>,
+    made: RdsVolume,
+}
+
 fn going(name: &str) -> Failure {
     Failure::Busy(format!(
         "a volume named {name} is still being deleted: wait until it is gone, then call again"
@@ -206,17 +218,25 @@ fn going(name: &str) -> Failure {
 }
 
 impl Csi {
-    pub(super) async fn create(&self, wanted: Wanted, deadline: Instant) -> Result<CreateVolumeResponse, Failure> {
-        let name = wanted.name.clone();
+    pub(super) async fn create(
+        &self,
+        request: CreateVolumeRequest,
+        deadline: Instant,
+    ) -> Result<CreateVolumeResponse, Failure> {
+        let name = object_name(&request.name)?;
         rpc::about(&name);
         self.synced()?;
         let _guard = self.in_flight.enter(&name)?;
-        let server = self.server_name(&wanted.parameters)?;
-        let server = self.server(&server).await?;
-        let topology = placement::topology(&server, wanted.topology.as_ref())?;
-        let object = wanted.object(&server)?;
-
-        let made = self.find_or_create(&object).await?;
+        let Begun {
+            wanted,
+            object,
+            server,
+            topology,
+            made,
+        } = match self.begin(name.clone(), request).await {
+            Ok(begun) => begun,
+            Err(refusal) => return Err(self.unless_there(&name, refusal).await),
+        };
         if made.meta().deletion_timestamp.is_some() {
             return Err(going(&name));
         }
@@ -264,6 +284,48 @@ impl Csi {
         Ok(CreateVolumeResponse {
             volume: Some(context::volume(&volume, Some(&server), topology)),
         })
+    }
+
+    /// All that can be refused, and the one write.
+    async fn begin(&self, name: String, request: CreateVolumeRequest) -> Result<Begun, Failure> {
+        let wanted = Wanted::parse(name, request)?;
+        let server = self.server_name(&wanted.parameters)?;
+        let server = self.server(&server).await?;
+        let topology = placement::topology(&server, wanted.topology.as_ref())?;
+        let object = wanted.object(&server)?;
+        let made = self.find_or_create(&object).await?;
+        Ok(Begun {
+            wanted,
+            object,
+            server,
+            topology,
+            made,
+        })
+    }
+
+    /// A final refusal lets the provisioner forget the claim. What an earlier call has begun under that name would be left behind,
+    /// seen by nobody: while it is there the call is to be repeated.
+    async fn unless_there(&self, name: &str, refusal: Failure) -> Failure {
+        if !refusal.is_final() {
+            return refusal;
+        }
+        let found = match self.world.volumes.get(name) {
+            Some(volume) => Ok(Some((*volume).clone())),
+            None => self.live(name).await,
+        };
+        match found {
+            Ok(None) => refusal,
+            Ok(Some(volume)) if volume.meta().deletion_timestamp.is_some() => {
+                Failure::Busy(format!("{refusal}; {}", going(name)))
+            }
+            Ok(Some(_)) => Failure::Busy(format!(
+                "{refusal}; RdsVolume {name} of an earlier call is there, so this is tried again until that is put right: to \
+                 give it up, delete the claim, then that object"
+            )),
+            Err(unread) => Failure::Unavailable(format!(
+                "{refusal}; whether an earlier call has begun volume {name} is not known: {unread}"
+            )),
+        }
     }
 
     async fn find_or_create(&self, object: &RdsVolume) -> Result<RdsVolume, Failure> {

@@ -10,7 +10,7 @@
 //! | Aborted | may be running: same call again | not final, size stays pinned | guard taken, object going away; handoff or fence in progress |
 //! | DeadlineExceeded, Unavailable | as Aborted | as Aborted | result unknown, appliance or API server not reachable |
 //! | ResourceExhausted | final, reschedules | not final | Create: pool full, and nothing is left |
-//! | InvalidArgument | final | final, infeasible | bad request; Git owns the capacity |
+//! | InvalidArgument | final | final, infeasible | bad request (Create: and nothing of that name is there); Git owns the capacity |
 //! | OutOfRange | final | final, infeasible | size impossible; Expand with a full pool |
 //! | NotFound | final | final, infeasible | unknown volume or node, read fresh |
 //! | AlreadyExists | final | - | same name, other size or parameters; slot, file or NQN taken; attached otherwise |
@@ -77,6 +77,22 @@ impl Failure {
             Self::Unavailable(_) => Code::Unavailable,
             Self::NotServed(_) => Code::Unimplemented,
             Self::Bug(_) => Code::Internal,
+        }
+    }
+
+    /// Whether the provisioner takes it for the last word: it then forgets the claim's call.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Busy(_) | Self::Pending(_) | Self::Unavailable(_) => false,
+            Self::Invalid(_)
+            | Self::Conflict(_)
+            | Self::OutOfRange(_)
+            | Self::Full(_)
+            | Self::NotFound(_)
+            | Self::Held(_)
+            | Self::NotServed(_)
+            | Self::Bug(_) => true,
         }
     }
 
@@ -238,6 +254,8 @@ mod tests {
             (Failure::NotServed(text()), Code::Unimplemented),
             (Failure::Bug(text()), Code::Internal),
         ] {
+            let passing = [Code::Aborted, Code::DeadlineExceeded, Code::Unavailable].contains(&code);
+            assert_eq!(failure.is_final(), !passing, "{code:?}");
             assert_eq!(Status::from(failure).code(), code);
         }
     }

@@ -167,7 +167,105 @@ async fn bad_creations_reach_nobody() {
         code(bench.controller.create_volume(request).await, wanted, text);
     }
     assert_eq!(bench.objects(), 0);
-    assert_eq!(bench.calls(), ["GET gone"]);
+    let look = format!("GET {PVC}");
+    let calls: Vec<_> = bench.calls().into_iter().filter(|call| *call != look).collect();
+    assert_eq!(
+        calls,
+        ["GET gone"],
+        "beside the proof that nothing of that name is there"
+    );
+}
+
+/// Requests for [`PVC`] that are refused before anything is written, and a word of each refusal.
+fn refused() -> [(csi::CreateVolumeRequest, &'static str); 5] {
+    let with = |change: fn(&mut csi::CreateVolumeRequest)| {
+        let mut request = creation(PVC, GI);
+        change(&mut request);
+        request
+    };
+    [
+        (with(|r| r.volume_capabilities.clear()), "volume_capabilities is empty"),
+        (
+            with(|r| drop(r.parameters.insert("typo".into(), "b".into()))),
+            "`typo` is not known",
+        ),
+        (
+            with(|r| drop(r.parameters.insert("server".into(), "gone".into()))),
+            "`gone` does not exist",
+        ),
+        (
+            with(|r| drop(r.parameters.insert("server".into(), "rack".into()))),
+            "is reachable from",
+        ),
+        (
+            with(|r| drop(r.parameters.insert("server".into(), "going".into()))),
+            "is being deleted: use another one",
+        ),
+    ]
+    .map(|(mut request, text)| {
+        let place = [("zone".to_owned(), "here".to_owned())].into();
+        request.accessibility_requirements = Some(csi::TopologyRequirement {
+            requisite: vec![csi::Topology { segments: place }],
+            preferred: Vec::new(),
+        });
+        (request, text)
+    })
+}
+
+#[tokio::test]
+async fn no_refusal_is_final_while_something_of_that_name_is_there() {
+    let mut bench = Bench::new(good).await;
+    bench.server_with("rack", json!({"spec": {"topology": {"zone": "there"}}}));
+    bench.server_with(
+        "going",
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+    );
+    // Nothing is there: the same are final, of whatever code.
+    for (request, text) in refused() {
+        let status = bench.controller.create_volume(request).await.unwrap_err();
+        assert!(status.message().contains(text), "{status}");
+        assert!(![Code::Aborted, Code::Unavailable].contains(&status.code()), "{status}");
+    }
+    bench.controller.create_volume(creation(PVC, GI)).await.unwrap();
+    let made = bench.object(PVC).unwrap();
+    for (request, text) in refused() {
+        code(
+            bench.controller.create_volume(request.clone()).await,
+            Code::Aborted,
+            text,
+        );
+        code(
+            bench.controller.create_volume(request).await,
+            Code::Aborted,
+            "of an earlier call is there",
+        );
+    }
+    assert_eq!(bench.object(PVC).unwrap(), made, "it is left alone");
+    // The caches have not seen it yet, or not its end.
+    bench.take(PVC);
+    bench.put_unseen(made.clone());
+    bench.calls();
+    let [(request, text), ..] = refused();
+    code(
+        bench.controller.create_volume(request.clone()).await,
+        Code::Aborted,
+        text,
+    );
+    assert_eq!(bench.calls(), [format!("GET {PVC}")]);
+    let mut going = made;
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    bench.put(going);
+    code(
+        bench.controller.create_volume(request.clone()).await,
+        Code::Aborted,
+        "still being deleted",
+    );
+    bench.take(PVC);
+    code(
+        bench.controller.create_volume(request).await,
+        Code::InvalidArgument,
+        text,
+    );
 }
 
 #[tokio::test]
