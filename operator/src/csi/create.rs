@@ -12,7 +12,7 @@ use kube::{Resource, ResourceExt};
 use rds_crds::condition::{find_condition, is_true, kind};
 use rds_crds::identity::volume_name;
 use rds_crds::names::{FINALIZER, LABEL_MADE_BY, MADE_BY_CSI, manager};
-use rds_crds::volume::{DeletionPolicy, VolumeMode};
+use rds_crds::volume::{AccessMode, DeletionPolicy, VolumeMode};
 use rds_crds::{RdsServer, RdsVolume, RdsVolumeSpec};
 use tokio::time::Instant;
 
@@ -50,9 +50,32 @@ fn object_name(name: &str) -> Result<String, Failure> {
     Ok(volume_name(name))
 }
 
+/// Whether a new, empty volume of these modes can ever be of use.
+fn usable(access: &[AccessMode]) -> Result<(), Failure> {
+    if !access.contains(&AccessMode::ReadOnlyMany) {
+        return Ok(());
+    }
+    let how =
+        "ask for ReadWriteOnce alone, fill the volume, and let pods that only read mount the claim with readOnly: true";
+    if access.iter().all(|mode| *mode == AccessMode::ReadOnlyMany) {
+        return Err(Failure::Invalid(format!(
+            "a volume of ReadOnlyMany alone would stay empty for ever, as nothing can write to it and it cannot be made from a \
+             snapshot or another volume yet: {how}"
+        )));
+    }
+    if access.contains(&AccessMode::ReadWriteMany) {
+        return Ok(());
+    }
+    Err(Failure::Invalid(format!(
+        "ReadOnlyMany together with {:?} is refused, as csi-attacher never attaches a PersistentVolume that has both: {how}",
+        access[0]
+    )))
+}
+
 impl Wanted {
     fn parse(name: String, request: CreateVolumeRequest) -> Result<Self, Failure> {
         let capabilities = Capabilities::parse(&request.volume_capabilities)?;
+        usable(&capabilities.access)?;
         if request.volume_content_source.is_some() {
             return Err(Failure::Invalid(
                 "volumes from a snapshot or another volume are not supported yet: create an empty one and copy the data"

@@ -330,7 +330,7 @@ fn i3_readers_pods_alone_and_migrations_get_in_as_their_volume_says() -> Result<
     e2e::run(async {
         let world = world().await?;
         let reader = || files(Mode::MultiNodeReaderOnly);
-        let shared = world.volume(vec![files(Mode::SingleNodeWriter), reader()]).await?;
+        let shared = world.volume(vec![files(Mode::SingleNodeWriter)]).await?;
         let name = shared.as_str();
         for node in ["one", "two"] {
             world.publish(publish(name, node, reader())).await?;

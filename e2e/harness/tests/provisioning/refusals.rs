@@ -120,27 +120,37 @@ fn an_old_version_is_refused_with_the_reason_in_the_condition() -> Result<()> {
 }
 
 #[test]
-fn block_volumes_may_be_shared_and_filesystems_not() -> Result<()> {
+fn block_volumes_may_be_shared_filesystems_not_and_none_is_for_readers_alone() -> Result<()> {
     e2e::run(async {
         let lab = lab().await?;
         let appliance = lab.appliance("modes", Knobs::default()).await?;
         let shared = json!({"accessModes": ["ReadWriteMany"], "volumeMode": "Block"});
         lab.claim_with("modes-block", "modes", "1Gi", shared).await?;
         lab.bound("modes-block").await?;
-        lab.claim_with("modes-fs", "modes", "1Gi", json!({"accessModes": ["ReadWriteMany"]}))
+        for (name, modes, words) in [
+            ("modes-fs", json!(["ReadWriteMany"]), "volumeMode: Block"),
+            ("modes-read", json!(["ReadOnlyMany"]), "would stay empty for ever"),
+            (
+                "modes-both",
+                json!(["ReadOnlyMany", "ReadWriteOnce"]),
+                "csi-attacher never attaches",
+            ),
+        ] {
+            lab.claim_with(name, "modes", "1Gi", json!({"accessModes": modes}))
+                .await?;
+            wait_until("the claim to hear why not", SOON, async || {
+                let events = lab.events("PersistentVolumeClaim", name).await?;
+                ensure!(
+                    events
+                        .iter()
+                        .any(|e| e.starts_with("ProvisioningFailed") && e.contains(words)),
+                    "{events:?}"
+                );
+                Ok(())
+            })
             .await?;
-        wait_until("the claim to hear why not", SOON, async || {
-            let events = lab.events("PersistentVolumeClaim", "modes-fs").await?;
-            ensure!(
-                events
-                    .iter()
-                    .any(|e| e.starts_with("ProvisioningFailed") && e.contains("Block")),
-                "{events:?}"
-            );
-            Ok(())
-        })
-        .await?;
-        lab.kubectl().run(&["delete", "pvc", "modes-fs"]).await?;
+            lab.kubectl().run(&["delete", "pvc", name]).await?;
+        }
         lab.delete_claim("modes-block").await?;
         appliance.assert_empty()
     })

@@ -129,6 +129,23 @@ async fn bad_creations_reach_nobody() {
             "volume_capabilities is empty",
         ),
         (
+            with(|r| r.volume_capabilities = vec![block(Mode::MultiNodeReaderOnly)]),
+            Code::InvalidArgument,
+            "would stay empty for ever",
+        ),
+        (
+            with(|r| r.volume_capabilities = vec![block(Mode::SingleNodeWriter), block(Mode::MultiNodeReaderOnly)]),
+            Code::InvalidArgument,
+            "ReadOnlyMany together with ReadWriteOnce is refused",
+        ),
+        (
+            with(|r| {
+                r.volume_capabilities = vec![block(Mode::SingleNodeReaderOnly), block(Mode::SingleNodeSingleWriter)]
+            }),
+            Code::InvalidArgument,
+            "ReadOnlyMany together with ReadWriteOncePod is refused",
+        ),
+        (
             with(|r| {
                 r.capacity_range = Some(csi::CapacityRange {
                     required_bytes: 0,
@@ -174,6 +191,16 @@ async fn bad_creations_reach_nobody() {
         ["GET gone"],
         "beside the proof that nothing of that name is there"
     );
+}
+
+#[tokio::test]
+async fn readers_may_come_beside_a_live_migration() {
+    let mut bench = Bench::new(good).await;
+    let mut request = creation(PVC, GI);
+    request.volume_capabilities = vec![block(Mode::MultiNodeMultiWriter), block(Mode::MultiNodeReaderOnly)];
+    bench.controller.create_volume(request).await.unwrap();
+    let modes = &bench.object(PVC).unwrap()["spec"]["accessModes"];
+    assert_eq!(*modes, json!(["ReadOnlyMany", "ReadWriteMany"]));
 }
 
 /// Requests for [`PVC`] that are refused before anything is written, and a word of each refusal.
