@@ -1,6 +1,6 @@
 //! The programs that the harness runs: built from their Go modules by `e2e/tools/build.sh`, ours by cargo.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -45,23 +45,38 @@ pub fn ensure() -> Result<Tools> {
     if let Some(tools) = TOOLS.get() {
         return Ok(tools.clone());
     }
-    let script = root().join("e2e/tools/build.sh");
-    let built = Command::new(&script)
-        .env_remove("GOMAXPROCS") // meant for what it builds
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("run {}", script.display()))?;
-    ensure!(built.status.success(), "{} failed (see above)", script.display());
-    let built = String::from_utf8(built.stdout)?
-        .lines()
-        .last()
-        .context("build.sh named no folder")?
-        .into();
+    let built = made_by("tools/build.sh", &[])?;
     let tools = Tools {
         built,
         assets: std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from),
     };
     Ok(TOOLS.get_or_init(|| tools).clone())
+}
+
+/// Runs a script of `e2e/`, with its progress on stderr.
+///
+/// # Errors
+/// It cannot be run, or fails; why, it has said itself.
+pub(crate) fn script(name: &str, arguments: &[&OsStr]) -> Result<String> {
+    let path = root().join("e2e").join(name);
+    let done = Command::new(&path)
+        .args(arguments)
+        .env_remove("GOMAXPROCS") // `e2e/test.sh` means it for what a script builds, not for the building
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {}", path.display()))?;
+    ensure!(done.status.success(), "{} failed (see above)", path.display());
+    Ok(String::from_utf8(done.stdout)?)
+}
+
+/// Runs a script of `e2e/` that ends by printing the path of what it made.
+///
+/// # Errors
+/// As [`script`], and when it prints none.
+pub(crate) fn made_by(name: &str, arguments: &[&OsStr]) -> Result<PathBuf> {
+    let printed = script(name, arguments)?;
+    let last = printed.lines().last();
+    Ok(last.with_context(|| format!("{name} printed no path"))?.into())
 }
 
 /// Cargo's target folder, wherever configuration puts it.

@@ -1,10 +1,10 @@
 //! The kernels that guests boot: Debian's, fetched once and kept outside of the checkout by `e2e/vm/kernel.sh`.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::process::Process;
 use crate::tools;
@@ -32,34 +32,16 @@ pub struct Kernel {
 impl Kernel {
     /// Fetches it if it is not there yet, and makes the initrd.
     pub fn ensure(release: Release) -> Result<Self> {
-        let suite = match release {
-            Release::Stable => None,
-            Release::Backports => Some("bookworm-backports"),
+        let suite: &[&OsStr] = match release {
+            Release::Stable => &[],
+            Release::Backports => &["bookworm-backports".as_ref()],
         };
-        let folder = path("kernel.sh", suite.map(Path::new))?;
-        script("initrd.sh", Some(&folder))?;
+        let folder = tools::made_by("vm/kernel.sh", suite)?;
+        tools::script("vm/initrd.sh", &[folder.as_ref()])?;
         let version = std::fs::read_to_string(folder.join("version"))?.trim().to_owned();
-        let qemu = path("qemu.sh", None)?;
+        let qemu = tools::made_by("vm/qemu.sh", &[])?;
         Ok(Self { folder, version, qemu })
     }
-}
-
-/// The path that a script prints last.
-fn path(name: &str, argument: Option<&Path>) -> Result<PathBuf> {
-    let printed = script(name, argument)?;
-    let last = printed.lines().last();
-    Ok(last.with_context(|| format!("{name} printed no path"))?.into())
-}
-
-fn script(name: &str, argument: Option<&Path>) -> Result<String> {
-    let path = tools::root().join("e2e/vm").join(name);
-    let done = Command::new(&path)
-        .args(argument)
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("run {}", path.display()))?;
-    ensure!(done.status.success(), "{} failed (see above)", path.display());
-    Ok(String::from_utf8(done.stdout)?)
 }
 
 /// How long a working KVM may take to its first line; TCG needs about 2 s.

@@ -1,7 +1,6 @@
 //! A guest that is a node: the agent that ships, and a real kubelet and containerd beside it if asked for.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -45,22 +44,10 @@ pub struct Node {
 
 /// Builds kubelet, containerd and the images of the pods, once. Minutes the first time.
 pub fn ensure_tools() -> Result<(PathBuf, PathBuf, PathBuf)> {
-    let run = |script: &str, arguments: &[&str]| -> Result<PathBuf> {
-        let path = tools::root().join("e2e").join(script);
-        let done = Command::new(&path)
-            .args(arguments)
-            .env_remove("GOMAXPROCS") // meant for what they build
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| format!("run {}", path.display()))?;
-        ensure!(done.status.success(), "{} failed (see above)", path.display());
-        let printed = String::from_utf8(done.stdout)?;
-        Ok(printed.lines().last().context("it named no path")?.into())
-    };
     Ok((
-        run("tools/build.sh", &["kubelet"])?,
-        run("tools/containerd/build.sh", &[])?,
-        run("vm/images.sh", &[])?,
+        tools::made_by("tools/build.sh", &["kubelet".as_ref()])?,
+        tools::made_by("tools/containerd/build.sh", &[])?,
+        tools::made_by("vm/images.sh", &[])?,
     ))
 }
 
