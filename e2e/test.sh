@@ -29,11 +29,11 @@ cargo test --workspace "${beside[@]}" --no-run --quiet
 # The programs in Go that tests start share two processors with a dozen others: handing work from thread to thread costs them more
 # than a second processor gives.
 export GOMAXPROCS=1
-logs=$(mktemp -d)
+logs=${CARGO_TARGET_DIR:-target}/e2e/lanes # they stay: what a run said that was stopped is worth reading
+mkdir -p "$logs" && rm -f "$logs"/lane-*
 running=()
 stop() {
     for lane in "${running[@]}"; do kill -- "-$lane" 2>/dev/null || true; done
-    rm -rf "$logs"
 }
 trap stop EXIT
 # Runs test programs. Every failure of a run is worth seeing: a run takes long. Always the whole workspace: for one package alone
