@@ -216,6 +216,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         triggers,
     };
     let volumes = volume::Context {
+        census: volume::Registrar::new(&world.client),
         world,
         fleet,
         cluster,

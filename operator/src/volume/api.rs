@@ -1,15 +1,12 @@
 //! The writes of the volume controller to the API server, one function each, with the field manager that owns the fields.
 
-use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::Status;
 use kube::{Client, ResourceExt};
+use rds_crds::RdsVolume;
 use rds_crds::names::{DOMAIN, FINALIZER, manager};
 use rds_crds::volume::RdsVolumeStatus;
-use rds_crds::{RdsVolume, Reason};
 use serde_json::json;
-
-use super::model::{Census, Fact, PersistentVolumeSeen, Problem};
 
 /// What the API server answered.
 #[derive(Debug, thiserror::Error)]
@@ -53,14 +50,12 @@ fn is_conflict(status: &Status) -> bool {
 /// The API server, for RdsVolumes.
 pub(crate) struct Store {
     volumes: Api<RdsVolume>,
-    persistent: Api<PersistentVolume>,
 }
 
 impl Store {
     pub(crate) fn new(client: &Client) -> Self {
         Self {
             volumes: Api::all(client.clone()),
-            persistent: Api::all(client.clone()),
         }
     }
 
@@ -128,48 +123,5 @@ impl Store {
             .patch(&volume.name_any(), &params, &Patch::Merge(&patch))
             .await
             .map_err(|e| ApiError::of(volume, e))
-    }
-
-    /// The PersistentVolumes with this handle, read live: never from a cache, as data is removed on its word (D2).
-    pub(crate) async fn census(&self, volume: &RdsVolume) -> Fact<Census> {
-        let name = volume.name_any();
-        let requested = volume
-            .annotations()
-            .contains_key(rds_crds::names::ANNOTATION_DELETE_REQUESTED);
-        // DeleteVolume comes for a volume whose PV bears its name (K1); for any other deletion all PVs are read.
-        let found = if requested {
-            self.persistent.get_opt(&name).await.map(|pv| pv.into_iter().collect())
-        } else {
-            self.persistent
-                .list(&ListParams::default())
-                .await
-                .map(|list| list.items)
-        };
-        match found {
-            Ok(all) => Fact::Known(Census {
-                volumes: all.iter().filter(|pv| names(pv, &name)).map(seen).collect(),
-            }),
-            Err(error) => Fact::Unknown(Problem {
-                reason: Reason::InternalError,
-                message: format!("cannot read the PersistentVolumes: {error}"),
-                unknown: false,
-            }),
-        }
-    }
-}
-
-fn names(pv: &PersistentVolume, handle: &str) -> bool {
-    pv.spec
-        .as_ref()
-        .and_then(|s| s.csi.as_ref())
-        .is_some_and(|csi| csi.volume_handle == handle)
-}
-
-fn seen(pv: &PersistentVolume) -> PersistentVolumeSeen {
-    let spec = pv.spec.as_ref();
-    PersistentVolumeSeen {
-        name: pv.name_any(),
-        bound: pv.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound"),
-        retain: spec.and_then(|s| s.persistent_volume_reclaim_policy.as_deref()) == Some("Retain"),
     }
 }

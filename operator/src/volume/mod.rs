@@ -5,6 +5,7 @@
 
 mod act;
 mod api;
+mod census;
 mod controller;
 mod creation;
 mod decide;
@@ -22,6 +23,7 @@ mod tests;
 mod want;
 
 pub(crate) use api::{ApiError, Store};
+pub(crate) use census::Registrar;
 pub(crate) use controller::{Trigger, run};
 pub(crate) use model::Change;
 pub(crate) use problem::reason;

@@ -24,6 +24,7 @@ use crate::world::World;
 
 use super::act;
 use super::api::{ApiError, Store};
+use super::census::Registrar;
 use super::decide::{SECOND_LOOK, decide};
 use super::deletion;
 use super::model::{Change, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step};
@@ -45,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) cluster: ClusterId,
     pub(crate) announcer: Announcer,
+    pub(crate) census: Registrar,
     pub(crate) max_exec_age: Duration,
     pub(crate) inventory_interval: Duration,
     pub(crate) resync_interval: Duration,
@@ -205,10 +207,11 @@ impl<'a> Pass<'a> {
             match step {
                 Step::Look => self.look().await,
                 Step::List => self.list().await,
-                Step::Census => self.seen.census = self.store.census(&self.volume).await,
+                Step::Census => self.seen.census = self.cx.census.of(&self.volume.name_any()).await,
                 Step::MeasureRoom => self.measure(&ledger).await,
                 Step::Record(change) => {
-                    let next = record::changed(&self.volume, &self.want, &change, &self.nonce, self.seen.now);
+                    // Not when the pass began: it may have waited for the appliance since, and the age of a command counts from here.
+                    let next = record::changed(&self.volume, &self.want, &change, &self.nonce, Timestamp::now());
                     self.volume = self.store.swap_status(&next).await?;
                     crash::after(change.name());
                     self.cx.announcer.recorded(&self.volume, &change);
