@@ -35,8 +35,8 @@ pub const ANNOTATION_HOST_NQN: &str = "rds.csi.srvlab.io/host-nqn";
 /// Annotation on an RdsServer by which a person asks for the self-test of fencing now. Any value.
 pub const ANNOTATION_TEST_FENCING: &str = "rds.csi.srvlab.io/test-fencing";
 
-/// Label on RdsVolumes made by CreateVolume; hand-written ones lack it. Value: `csi`. The admission policies and the
-/// rules of deletion tell the two kinds apart by it.
+/// Label on RdsVolumes made by CreateVolume and on RdsAttachments made by ControllerPublishVolume; hand-written ones lack it.
+/// Value: `csi`. The admission policies and the rules of deletion tell the two kinds apart by it.
 pub const LABEL_MADE_BY: &str = "rds.csi.srvlab.io/made-by";
 
 /// Value of [`LABEL_MADE_BY`] on volumes that came from a PersistentVolumeClaim.

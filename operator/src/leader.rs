@@ -192,6 +192,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         announcer: announcer.clone(),
         clones: attachment::Clones::default(),
         every: config.attachment_reconcile_interval,
+        unwanted: attachment::Unwanted::default(),
     };
     let servers = server::Context {
         world: world.clone(),

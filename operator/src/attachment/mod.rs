@@ -24,6 +24,7 @@ mod rounds_tests;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+mod unwanted;
 pub mod vouch;
 mod wish;
 
@@ -36,6 +37,7 @@ pub(crate) use migration::Turn;
 pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience, alive_nodes};
 pub(crate) use reconcile::{Place, reconcile, release_note};
 pub(crate) use rounds::Rounds;
+pub(crate) use unwanted::Unwanted;
 
 /// Names of all mutating steps, for the crash test.
 pub(crate) fn steps() -> Vec<&'static str> {

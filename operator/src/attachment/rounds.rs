@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::clones::Clones;
 use super::metrics::AttachmentMetrics;
 use super::record::{Change, changed};
+use super::unwanted::{Asked, Unwanted, asked_by_csi};
 use super::wish::{Wanted, is_attached, request, wanted};
 use crate::crash;
 use crate::events::Announcer;
@@ -46,6 +47,7 @@ pub(crate) struct Rounds {
     pub(crate) announcer: Announcer,
     pub(crate) clones: Clones,
     pub(crate) every: Duration,
+    pub(crate) unwanted: Unwanted,
 }
 
 /// A round that left a volume undecided is made again: so soon, and ever later.
@@ -124,7 +126,13 @@ impl Rounds {
 
     /// How many were made, and how many could not be.
     pub(super) async fn rebuild(&self) -> Result<(usize, usize), kube::Error> {
-        let all = self.attached().await?;
+        // Before the lists: what is in them then is as young as what is judged by them, or younger.
+        let asked = asked_by_csi(self.world.attachments.iter());
+        let (wishes, volumes) = self.listed().await?;
+        for unwanted in self.unwanted.ripe(&self.driver, asked, &wishes, &volumes) {
+            self.end(&unwanted).await;
+        }
+        let all = wanted(&self.driver, wishes, volumes);
         let known: BTreeSet<(&str, &str)> = all
             .iter()
             .map(|w| (w.handle.as_str(), w.wish.spec.node_name.as_str()))
@@ -168,15 +176,27 @@ impl Rounds {
         Ok((made, missing))
     }
 
-    /// What Kubernetes holds for attached: live lists.
-    async fn attached(&self) -> Result<Vec<Wanted>, kube::Error> {
+    /// Live.
+    async fn listed(&self) -> Result<(Vec<VolumeAttachment>, Vec<PersistentVolume>), kube::Error> {
         let (wishes, volumes) = (
             Api::<VolumeAttachment>::all(self.world.client.clone()),
             Api::<PersistentVolume>::all(self.world.client.clone()),
         );
         let params = ListParams::default();
         let (wishes, volumes) = tokio::try_join!(wishes.list(&params), volumes.list(&params))?;
-        Ok(wanted(&self.driver, wishes.items, volumes.items))
+        Ok((wishes.items, volumes.items))
+    }
+
+    /// Asks for the detach that csi-attacher never asked for.
+    async fn end(&self, unwanted: &Asked) {
+        warn!(
+            attachment = unwanted.name,
+            volume = unwanted.volume,
+            node = unwanted.node,
+            "no VolumeAttachment wants it any more, and nobody has asked for its detach: it is asked for now"
+        );
+        self.telemetry.attachment_rounds.with_label_values(&["unwanted"]).inc();
+        self.delete(&unwanted.name, &unwanted.uid).await;
     }
 
     /// Whether the caches show all that belongs to it. The first look at a volume wants its holder too: csi-attacher may have made a
@@ -277,17 +297,23 @@ impl Rounds {
                 return;
             }
         }
+        self.delete(&made.name_any(), made.uid().as_deref().unwrap_or_default())
+            .await;
+    }
+
+    /// That very object.
+    async fn delete(&self, name: &str, uid: &str) {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: made.uid(),
+                uid: Some(uid.to_owned()),
                 resource_version: None,
             }),
             ..DeleteParams::default()
         };
         let attachments: Api<RdsAttachment> = Api::all(self.world.client.clone());
-        if let Err(error) = attachments.delete(&made.name_any(), &parameters).await {
+        if let Err(error) = attachments.delete(name, &parameters).await {
             warn!(
-                attachment = made.name_any(),
+                attachment = name,
                 error = chain(&error),
                 "nobody wants it any more, and it cannot be deleted"
             );

@@ -20,6 +20,7 @@ use super::metrics::AttachmentMetrics;
 use super::observe::{Clock, Outside, Patience};
 use super::reconcile::{Place, reconcile};
 use super::rounds::Rounds;
+use super::unwanted::Unwanted;
 use crate::attachment::Clones;
 use crate::events::Announcer;
 use crate::routeros::Target;
@@ -126,6 +127,7 @@ fn bed() -> Bed {
         metrics,
         telemetry,
         every: Duration::from_secs(300),
+        unwanted: Unwanted::default(),
     };
     Bed {
         server,
@@ -209,6 +211,26 @@ async fn a_healthy_cluster_waits_for_one_list_and_nothing_else() {
     let mut asked = bed.server.asked();
     asked.sort();
     assert_eq!(asked, [format!("GET {VOLUMES}"), format!("GET {WISHES}")]);
+}
+
+/// Somebody has taken the finalizer of its VolumeAttachment off: csi-attacher never asks for the detach.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_wants_is_detached_in_the_end() {
+    let mut bed = bed();
+    let mut object = record("a", "n1");
+    object["metadata"]["labels"] = json!({"rds.csi.srvlab.io/made-by": "csi"});
+    bed.volumes.take(Event::Apply(typed(volume("a", held_by("n1")))));
+    bed.attachments.take(Event::Apply(typed(object)));
+    bed.rounds.rebuild().await.unwrap();
+    assert_eq!(bed.server.written(), [""; 0]);
+    tokio::time::advance(Duration::from_secs(601)).await;
+    bed.server.put(WISHES, Value::Null);
+    bed.rounds.rebuild().await.unwrap_err();
+    assert_eq!(bed.server.written(), [""; 0], "no list, no word");
+    bed.server.list(WISHES, &[]);
+    bed.rounds.rebuild().await.unwrap();
+    let path = format!("{OURS}/rdsattachments/{}", attachment_name("a", "n1"));
+    assert_eq!(bed.server.written(), [format!("DELETE {path}")]);
 }
 
 #[tokio::test]

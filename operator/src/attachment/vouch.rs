@@ -54,7 +54,8 @@ pub fn judge(word: &str, named: Option<&Named>) -> Vouch {
     }
     if !named.detach_wanted {
         return refused(format!(
-            "the volume is still wanted on node {node}: delete the pod that uses it there, and its VolumeAttachment if that stays"
+            "the volume is still wanted on node {node}: delete the pod that uses it there, and its VolumeAttachment if that stays; where \
+             none is left, the detach is asked for within 15 minutes"
         ));
     }
     match &named.boot_id {

@@ -13,7 +13,7 @@ use kube::{Api, Resource, ResourceExt};
 use rds_crds::attachment::{RdsAttachment, RdsAttachmentSpec};
 use rds_crds::condition::find_condition;
 use rds_crds::identity::attachment_name;
-use rds_crds::names::{FINALIZER, manager};
+use rds_crds::names::{FINALIZER, LABEL_MADE_BY, MADE_BY_CSI, manager};
 use rds_crds::volume::{AccessMode, Role, VolumeMode};
 use rds_crds::{RdsVolume, RdsVolumeSpec};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -108,6 +108,9 @@ impl Wish {
             access_mode,
         };
         let mut attachment = RdsAttachment::new(&attachment_name(&self.volume, &self.node), spec);
+        attachment
+            .labels_mut()
+            .insert(LABEL_MADE_BY.to_owned(), MADE_BY_CSI.to_owned());
         attachment.finalizers_mut().push(FINALIZER.to_owned());
         Ok(attachment)
     }
