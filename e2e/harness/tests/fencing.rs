@@ -236,7 +236,7 @@ fn i4_r51_an_appliance_that_is_away_and_a_live_peer_make_a_fence_wait() -> Resul
             .fault(Fault::always("", FaultKind::Hang { execute: false }));
         scene.attach("away", &two, "ReadWriteOnce").await?;
         scene.detach("away", &one).await?;
-        scene.pending("away", "Waiting", "the appliance").await?;
+        scene.pending("away", "Cutting", "the appliance did not answer").await?;
         ensure!(
             scene.holders("away").await? == ["one"] && scene.writers("away").await? == ["one"],
             "cut unseen"

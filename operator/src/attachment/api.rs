@@ -8,7 +8,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition};
 use rds_crds::names::{DOMAIN, FINALIZER, manager};
-use rds_crds::{RdsAttachment, RdsVolume};
+use rds_crds::{RdsAttachment, RdsVolume, Reason};
 use serde_json::json;
 
 use crate::crash;
@@ -254,9 +254,14 @@ impl Store {
                 clear_condition(&mut next.conditions, kind::MIGRATION_OVERDUE);
             }
         }
-        match owed {
+        match owed.filter(|owed| !owed.harmless) {
             Some(owed) => {
-                let reason = if owed.deferred { "Deferred" } else { "Waiting" };
+                // One that was begun keeps the word that the volume's own pass has said of it: it is no other one each time.
+                let reason = match (seen.volume.fence.is_some(), owed.deferred) {
+                    (true, _) => Reason::Cutting.as_str(),
+                    (false, true) => "Deferred",
+                    (false, false) => "Waiting",
+                };
                 let saying = Saying {
                     kind: kind::FENCE_PENDING,
                     status: Some(true),

@@ -4,7 +4,7 @@
 //! is released only on its own final word, a proven reboot, or a fence that was read back (I4); admission comes last.
 
 use jiff::Timestamp;
-use rds_crds::volume::Role;
+use rds_crds::volume::{AccessMode, Role};
 
 use super::admit::admit;
 use super::model::{Ask, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
@@ -154,7 +154,25 @@ pub struct Owed {
     pub why: String,
     /// A holder that is alive would be cut too: it accepts no new use until this is over (D5).
     pub deferred: bool,
+    /// All holders only read, and nobody asks to write: who is lost harms nobody, so everything goes on without a word. It is owed in
+    /// earnest as soon as somebody asks to write.
+    pub harmless: bool,
 }
+
+impl Owed {
+    pub(super) fn new(node: &str, why: impl Into<String>) -> Self {
+        Self {
+            node: node.to_owned(),
+            why: why.into(),
+            deferred: false,
+            harmless: false,
+        }
+    }
+}
+
+/// Why a fence does not get on.
+const NO_ANSWER: &str =
+    "the appliance did not answer or refused, or its RdsServer is in maintenance; tried again by itself";
 
 /// The next step.
 #[must_use]
@@ -164,11 +182,7 @@ pub fn decide(seen: &Seen) -> Step {
         return match (fence.cut, seen.did) {
             (false, Some(Did::Cut)) => Step::RecordCut,
             (true, Some(Did::Reopened)) => Step::EndFence,
-            _ if seen.appliance_failed => Step::Rest(Some(Owed {
-                node: fence.node.clone(),
-                why: "the appliance did not answer or refused; the fence is tried again".to_owned(),
-                deferred: false,
-            })),
+            _ if seen.appliance_failed => Step::Rest(Some(Owed::new(&fence.node, NO_ANSWER))),
             (false, _) => Step::Cut,
             (true, _) => Step::Reopen,
         };
@@ -306,13 +320,7 @@ fn orphan_of<'a>(seen: &'a Seen, ask: &Ask) -> Option<&'a HolderView> {
 /// the record of holders. Nobody may be cut for that while a known holder may be connected, but by a person's word.
 fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
     let volume = &seen.volume;
-    let owed = |node: &str, why: String| {
-        Some(Err(Owed {
-            node: node.to_owned(),
-            why,
-            deferred: false,
-        }))
-    };
+    let owed = |node: &str, why: String| Some(Err(Owed::new(node, why)));
     let asks = |a: &&AttachmentView| !a.deleting && !volume.holders.iter().any(|h| h.attachment == a.ask.attachment);
     let known = |uid: &String| seen.attachments.iter().any(|a| a.ask.attachment == *uid);
     let orphan = volume.holders.iter().find(|h| !known(&h.attachment));
@@ -363,7 +371,7 @@ fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
             "",
             format!("the record of who uses the volume was lost, so all former connections have to be cut: {why}"),
         ),
-        Licence::Granted if seen.appliance_failed => owed("", "the appliance did not answer or refused".to_owned()),
+        Licence::Granted if seen.appliance_failed => owed("", NO_ANSWER.to_owned()),
         Licence::Granted => Some(Ok(Step::BeginFence(String::new(), String::new()))),
     }
 }
@@ -379,11 +387,6 @@ fn canary(seen: &Seen) -> Option<Step> {
 /// Cuts a lost holder, unless that would cut a live one, or nobody allows it.
 fn fence(seen: &Seen, lost: &HolderView) -> Result<Step, Owed> {
     let volume = &seen.volume;
-    let owed = |why: String, deferred| Owed {
-        node: lost.node.clone(),
-        why,
-        deferred,
-    };
     let others: Vec<&HolderView> = volume
         .holders
         .iter()
@@ -405,13 +408,23 @@ fn fence(seen: &Seen, lost: &HolderView) -> Result<Step, Owed> {
             in_the_way.join(", "),
             lost.node
         );
-        return Err(owed(why, true));
+        return Err(Owed {
+            deferred: true,
+            harmless: only_reads(seen),
+            ..Owed::new(&lost.node, why)
+        });
     }
     if let Licence::Withheld(why) = &seen.licence {
-        return Err(owed(why.clone(), false));
+        return Err(Owed::new(&lost.node, why));
     }
     if seen.appliance_failed {
-        return Err(owed("the appliance did not answer or refused".to_owned(), false));
+        return Err(Owed::new(&lost.node, NO_ANSWER));
     }
     Ok(Step::BeginFence(lost.node.clone(), lost.attachment.clone()))
+}
+
+/// Whether nobody writes, and nobody asks to.
+fn only_reads(seen: &Seen) -> bool {
+    let reads = |a: &AttachmentView| a.deleting || a.ask.read_only || a.ask.mode == AccessMode::ReadOnlyMany;
+    seen.volume.holders.iter().all(|h| h.role == Role::Reader) && seen.attachments.iter().all(reads)
 }

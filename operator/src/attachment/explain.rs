@@ -127,11 +127,7 @@ mod tests {
         }
         let mut seen = seen(None, Said::Withdrawn);
         seen.volume.holders_unknown = true;
-        let owed = |node: &str| Owed {
-            node: node.into(),
-            why: "of the test".into(),
-            deferred: false,
-        };
+        let owed = |node: &str| Owed::new(node, "of the test");
         let holes = "the record of who uses it may have holes; ";
         let of_one = line(&seen, Some(&owed("n1"))).unwrap();
         assert_eq!(of_one, format!("{holes}a cut of node n1 is owed: of the test"));

@@ -74,7 +74,7 @@ pub(crate) async fn reconcile(
         let mut seen = seen(volume, place.server, place.client.is_some(), outside, now)
             .await
             .map_err(|e| ApiError::of(volume, e))?;
-        (seen.did, seen.appliance_failed) = (did, failed || (seen.volume.fence.is_some() && place.client.is_none()));
+        (seen.did, seen.appliance_failed) = (did, failed || place.client.is_none());
         let step = decide(&seen);
         info_unless_rest(volume, &step);
         let holders = volume.status.as_ref().map(|s| s.holders.clone()).unwrap_or_default();

@@ -307,6 +307,54 @@ fn a_fence_goes_on_from_its_recorded_phase() {
     assert!(matches!(decide(&now), Step::Rest(Some(_))), "unknown is not fenced");
 }
 
+/// Nothing is recorded that cannot be carried out: the node may come back before, and need not be cut then.
+#[test]
+fn no_fence_begins_while_the_appliance_cannot_be_asked() {
+    let mut world = rwx();
+    world.holders = vec![holder("n1", Standing::Lost)];
+    let mut now = seen(world, vec![]);
+    now.appliance_failed = true;
+    let Step::Rest(Some(owed)) = decide(&now) else {
+        panic!("{:?}", decide(&now))
+    };
+    assert!(!owed.deferred && owed.why.contains("maintenance"), "{owed:?}");
+    now.appliance_failed = false;
+    assert!(matches!(decide(&now), Step::BeginFence(..)));
+}
+
+/// Its agent would refuse every new use on all other nodes otherwise (D5), as long as one of the old ones lasts.
+#[test]
+fn a_lost_reader_holds_up_other_readers_as_little_as_it_writes() {
+    let mut world = volume(false, &[AccessMode::ReadOnlyMany, AccessMode::ReadWriteOnce]);
+    world.holders = vec![holder("n1", Standing::Lost), holder("n2", Standing::Alive)];
+    world.holders.iter_mut().for_each(|h| h.role = Role::Reader);
+    let mut leaving = attachment("n1", true, Said::Withdrawn);
+    leaving.ask.mode = AccessMode::ReadOnlyMany;
+    let mut reads = attachment("n3", false, Said::Nothing);
+    reads.ask.mode = AccessMode::ReadOnlyMany;
+    let mut now = seen(world, vec![leaving, reads]);
+    assert_eq!(decide(&now), Step::Forget("uid-n1".into()), "Unpublish answers at once");
+    now.attachments.remove(0);
+    assert!(matches!(decide(&now), Step::Admit(ask, Role::Reader, None) if ask.node == "n3"));
+    now.attachments.clear();
+    let owed = |now: &Seen| {
+        let step = decide(now);
+        let Step::Rest(Some(owed)) = step else {
+            panic!("{step:?}")
+        };
+        owed
+    };
+    assert!(owed(&now).deferred && owed(&now).harmless);
+    // A writer changes that.
+    let mut writes = attachment("n3", false, Said::Nothing);
+    let Step::Deny(_, why, text) = decide(&seen(now.volume.clone(), vec![writes.clone()])) else {
+        panic!("a writer got in beside a lost reader")
+    };
+    writes.said = Said::Refused(why.word().into(), text);
+    now.attachments.push(writes);
+    assert!(owed(&now).deferred && !owed(&now).harmless);
+}
+
 #[test]
 fn d4_a_live_peer_is_never_cut_without_a_persons_word() {
     let mut world = rwx();

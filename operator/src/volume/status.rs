@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use rds_crds::condition::{Saying, clear_condition, kind, set_condition};
+use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition};
 use rds_crds::volume::{DiskFacts, Migration, RdsVolumeStatus, Role};
 use rds_crds::{RdsVolume, Reason, Size};
 
@@ -63,7 +63,9 @@ pub(crate) fn applied(volume: &RdsVolume, want: Option<&Want>, report: &Report, 
         }
     }
     // A fence that runs shows; once it is over, the pass over the attachments takes the word back.
-    if let Some(fence) = &old.fence {
+    let said = find_condition(&old.conditions, kind::FENCE_PENDING)
+        .is_some_and(|c| c.status == "True" && c.reason == Reason::Cutting.as_str());
+    if let Some(fence) = old.fence.as_ref().filter(|_| !said) {
         let who = match fence.node.as_str() {
             "" => "everybody".to_owned(),
             node => format!("node {node}"),
