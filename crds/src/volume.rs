@@ -385,6 +385,10 @@ pub struct RdsVolumeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= oldSelf").message("exportGeneration never goes down"))]
     pub export_generation: Option<u32>,
+    /// The generation with which the export is being switched off and on, on appliances that resize only so. Nobody is admitted to
+    /// that generation before it was read back: the command might run late, and would cut whoever is connected. Compare-and-swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub toggling: Option<u32>,
     /// THE record of admission: who may use the volume. Compare-and-swap.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
@@ -408,9 +412,10 @@ pub struct RdsVolumeStatus {
 
 /// Fields of [`RdsVolumeStatus`] that only a compare-and-swap by the lease holder may write; server-side apply never
 /// names them, as its force would drop what it does not name.
-pub const CAS_STATUS_FIELDS: [&str; 8] = [
+pub const CAS_STATUS_FIELDS: [&str; 9] = [
     "creation",
     "exportGeneration",
+    "toggling",
     "holders",
     "holdersUnknownSince",
     "fence",

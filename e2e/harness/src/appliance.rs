@@ -328,6 +328,17 @@ impl Appliance {
         })
     }
 
+    /// Lowers the generation in the owner tag from 2 to 1, as if an older configuration of the appliance had come back.
+    pub fn go_back(&self, slot: &str) -> Result<()> {
+        self.sim.edit(|state| {
+            let disk = state.disks.slot(slot).with_context(|| format!("no disk {slot}"))?;
+            let (id, comment) = (disk.id, disk.comment.replacen(":g00000002:", ":g00000001:", 1));
+            ensure!(comment != disk.comment, "{comment} is not of generation 2");
+            state.disks.update(id, |disk| disk.comment = comment);
+            Ok(())
+        })
+    }
+
     /// Removes the row of a disk as a person at the console would: the file stays.
     pub fn remove_row(&self, volume: &str) -> Result<()> {
         self.sim.edit(|state| {

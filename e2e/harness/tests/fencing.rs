@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use e2e::scene::{PATIENCE, Scene};
 use e2e::wait_until;
-use rds_crds::condition::is_true;
+use rds_crds::condition::{find_condition, is_true};
 use routeros_sim::{Fault, FaultKind, Knobs, Version};
 use serde_json::json;
 
@@ -104,6 +104,33 @@ fn i4_i18_what_the_self_test_proved_cuts_a_dead_node_and_its_pod_goes_on_elsewhe
             Ok(())
         })
         .await?;
+        // An older configuration of the appliance comes back: who uses the volume is left alone, it is said, and the next fence finds
+        // the disk all the same.
+        scene.appliance.go_back(&slot)?;
+        wait_until("the older generation to be told", PATIENCE, async || {
+            let status = scene.status(&volume).await?;
+            let said = find_condition(&status.conditions, "Drifted").context("not drifted")?;
+            ensure!(said.message.contains("older generation"), "{said:?}");
+            Ok(())
+        })
+        .await?;
+        ensure!(scene.writers(&volume).await? == ["one"], "somebody was cut");
+        scene.out_of_service(&one).await?;
+        scene
+            .annotate("rdsvolume", &volume, "rds.csi.srvlab.io/fence-now=one")
+            .await?;
+        wait_until("the pod to be gone again", PATIENCE, async || {
+            let left = ["get", "pod", "dies", "--ignore-not-found", "-o", "name"];
+            let left = scene.kubectl(&left).await?;
+            ensure!(left.is_empty(), "it is there");
+            Ok(())
+        })
+        .await?;
+        lab.kubectl().apply(&pod("two")).await?;
+        scene.connected(&volume, &two).await?;
+        scene.written_by(&volume, &["two"]).await?;
+        ensure!(scene.status(&volume).await?.export_generation == Some(3));
+        scene.comes_back(&one).await?;
         scene
             .kubectl(&["delete", "pod", "dies", "--force", "--grace-period=0"])
             .await?;

@@ -18,6 +18,7 @@ use rds_crds::volume::{AccessMode, FencePhase, Fenced, MigrationPolicy, RdsVolum
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
 use tokio::time::Instant;
 
+use crate::volume::is_toggling;
 use crate::world::World;
 
 use super::decide::{AttachmentView, Canary, Said, Seen};
@@ -271,7 +272,8 @@ pub(crate) async fn seen(
     let timeout = Duration::from_secs(u64::from(volume.spec.migration_timeout_seconds.unwrap_or(300)));
     let started = second.map(|h| h.since.0);
     let view = VolumeView {
-        ready: ready && is_true(&status.conditions, kind::READY),
+        // While a toggle of the export may run, whoever connects may be cut by it.
+        ready: ready && is_true(&status.conditions, kind::READY) && !is_toggling(&status),
         deleting: status.deletion.is_some(),
         block: volume.spec.volume_mode == Some(VolumeMode::Block),
         access_modes: volume.spec.access_modes.clone(),

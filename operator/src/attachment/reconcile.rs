@@ -221,12 +221,24 @@ async fn cut(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
                 .and_then(|look| look.row_of(&after))
                 .is_some_and(|row| !row.exported || (row.nqn.is_some() && row.nqn.as_ref() == name));
             if !done {
-                return Err(error);
+                // An older configuration of the appliance came back, or a toggle has not run: what the disk carries is moved on.
+                let Some(older) = older(&error, &guard, next) else {
+                    return Err(error);
+                };
+                client.retire(&older, next).await?;
             }
         }
     }
     crash::after(COMMANDS[0]);
     Ok(())
+}
+
+/// The guard that fits what the appliance shows: the disk of this volume, in a generation before `next`.
+fn older(error: &RdsError, guard: &Guard, next: Generation) -> Option<Guard> {
+    let row = error.look()?.row()?;
+    let shown = row.owner.tag()?.generation;
+    let tag = guard.tag.at(shown);
+    (shown < next && shown != guard.tag.generation && row.carries(&tag)).then(|| Guard { tag, ..guard.clone() })
 }
 
 /// Exec 2: new NQN and export on in one `set`, read back.
@@ -242,8 +254,7 @@ async fn reopen(volume: &RdsVolume, place: &Place<'_>) -> Result<(), RdsError> {
     };
     if let Err(error) = client.export(&guard, &nqn, place.port).await {
         // The token is the old one: a person has set the phase ahead. What was skipped is done now; the next try opens.
-        let before = guard_at(volume, place, 1).map(|(guard, _)| guard.tag);
-        if before.is_some_and(|tag| error.look().is_some_and(|look| look.row_of(&tag).is_some())) {
+        if older(&error, &guard, guard.tag.generation).is_some() {
             cut(volume, place).await?;
         }
         return Err(error);

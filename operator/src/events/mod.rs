@@ -63,6 +63,7 @@ impl Announcer {
             | Change::CreationRefused
             | Change::BeginAdoption
             | Change::BeginToggle
+            | Change::Toggled
             | Change::Retired => return,
         };
         let type_ = if matches!(change, Change::Recover(..)) {

@@ -97,7 +97,8 @@ fn adoptable(want: &Want, sight: &Sight) -> Step {
 pub(super) fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
     let generation = ledger.generation.unwrap_or(Generation(1));
     let command = if want.adopt { Mutation::Adopt } else { Mutation::Create };
-    if let Some(problem) = failure(seen).filter(|p| p.unknown) {
+    // One that was not sent, as too many waited before it or the way was cut, was not refused either.
+    if let Some(problem) = failure(seen).filter(|p| p.unknown || p.reason == Reason::Unreachable) {
         return retry(problem, ledger);
     }
     let sight = match &seen.sight {

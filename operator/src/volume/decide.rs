@@ -128,11 +128,13 @@ fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
         }
     };
     match token(tag, generation, &record.nonce) {
+        Token::Current if ledger.toggling => return Step::Record(Change::Toggled),
         Token::Current => {}
         // A recorded step that the appliance has not taken yet: a fence, which has its own controller, ..
         Token::Behind if ledger.fence || ledger.deletion.is_some() => {}
-        // .. or a toggle of the export. It moves the token, so a late one cuts nobody who was admitted since.
-        Token::Behind => return behind(ledger, seen, row),
+        // .. or a toggle of the export.
+        Token::Behind if ledger.toggling => return behind(ledger, seen, row),
+        Token::Behind => return went_back(want, ledger, seen, row),
         Token::Ahead | Token::Stranger => {
             return recover(row, tag, generation);
         }
@@ -140,26 +142,68 @@ fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
     in_order(want, ledger, seen, sight, row)
 }
 
-/// The record is one toggle ahead of the appliance: take it, unless somebody holds the volume (D4).
+/// The record is one toggle ahead of the appliance: take it, unless somebody holds the volume (D4). Until it is read back nobody is
+/// admitted: it may run late, and whoever is connected then is cut.
 fn behind(ledger: &Ledger, seen: &Seen, row: &DiskRow) -> Step {
-    let report = |reason, why: String| Report {
-        expand_pending: Some((reason, why)),
+    let report = |ready, reason, why: String| Report {
+        expand_pending: Some((reason, why.clone())),
         disk: Some(row.clone()),
-        ..Report::new(Some(true), Reason::Available, "")
+        ..Report::new(Some(ready), if ready { Reason::Available } else { reason }, why)
     };
-    match (&seen.last, ledger.holders.is_empty()) {
+    match (&seen.last, ledger.users()) {
         (Some((Mutation::Toggle, Some(problem))), _) => {
-            report(problem.reason, problem.message.clone()).rest(Recheck::Backoff)
+            let why = format!(
+                "the export is switched off and on for the new size, and nobody is admitted before that was read back: {}",
+                problem.message
+            );
+            report(false, problem.reason, why).rest(Recheck::Backoff)
         }
-        (_, false) => report(Reason::NeedsDetach, needs_detach(ledger)).rest(Recheck::Slowly),
-        (_, true) => Step::Do(Mutation::Toggle),
+        (_, Some(users)) => report(true, Reason::NeedsDetach, needs_detach(&users)).rest(Recheck::Slowly),
+        (_, None) => Step::Do(Mutation::Toggle),
     }
 }
 
-fn needs_detach(ledger: &Ledger) -> String {
+/// The disk is of an older generation than the record, and nothing is under way: an older configuration of the appliance came back,
+/// or somebody edited the comment. Under an old name a node that was cut would be let in again (I3), and no fence finds its token.
+///
+/// A toggle puts token and name right at once. Under another name than that of the record nobody is connected rightly; where the name
+/// is right, whoever uses the volume is left alone (D4).
+fn went_back(want: &Want, ledger: &Ledger, seen: &Seen, row: &DiskRow) -> Step {
+    let what = format!(
+        "the disk {} is of an older generation than recorded, as if an older configuration of the appliance had come back",
+        row.slot
+    );
+    if let (true, Some(users)) = (exported(want, row), ledger.users()) {
+        let why = format!("{what}; used by {users}: stop the pods that use it, then it is put right");
+        return Report {
+            disk: Some(row.clone()),
+            drifted: Some((Reason::EditedByOthers, why)),
+            ..Report::new(Some(true), Reason::Available, "")
+        }
+        .rest(Recheck::Slowly);
+    }
+    let report = |reason, why: String| Report {
+        disk: Some(row.clone()),
+        drifted: Some((Reason::ExportLost, why.clone())),
+        deviation: Some(Deviation::ExportLost),
+        ..Report::new(Some(false), reason, why)
+    };
+    match &seen.last {
+        Some((Mutation::Toggle, Some(problem))) => {
+            let why = format!("{what}; to put it right failed: {}", problem.message);
+            report(problem.reason, why).rest(Recheck::Backoff)
+        }
+        _ if seen.seen_before == Some(Deviation::ExportLost) => Step::Do(Mutation::Toggle),
+        _ => {
+            let why = format!("{what}; seen once, put right when seen again");
+            report(Reason::ExportLost, why).rest(Recheck::In(SECOND_LOOK))
+        }
+    }
+}
+
+fn needs_detach(users: &str) -> String {
     format!(
-        "this appliance resizes a disk only while its export is off, and {} uses it: stop the pods that use the volume",
-        ledger.holders.join(", ")
+        "this appliance resizes a disk only while its export is off, and {users} uses it: stop the pods that use the volume"
     )
 }
 
@@ -210,15 +254,9 @@ fn lost_export(want: &Want, ledger: &Ledger, seen: &Seen, row: &DiskRow) -> Step
         drifted: Some((Reason::ExportLost, why.clone())),
         ..Report::new(Some(false), reason, why)
     };
-    if row.exported && !ledger.holders.is_empty() {
-        return report(
-            Reason::ExportLost,
-            format!(
-                "{what}; held by {}: stop the pods that use it, then it is repaired",
-                ledger.holders.join(", ")
-            ),
-        )
-        .rest(Recheck::Slowly);
+    if let (true, Some(users)) = (row.exported, ledger.users()) {
+        let why = format!("{what}; held by {users}: stop the pods that use it, then it is repaired");
+        return report(Reason::ExportLost, why).rest(Recheck::Slowly);
     }
     if let Some(problem) = failure(seen).filter(|_| matches!(seen.last, Some((Mutation::Export, _)))) {
         return report(
@@ -255,8 +293,10 @@ fn grow(want: &Want, ledger: &Ledger, seen: &Seen, size: Bytes, ok: Report) -> S
         Some((Mutation::Grow | Mutation::Toggle, Some(problem))) => {
             return pending(problem.reason, problem.message.clone(), Recheck::Backoff);
         }
-        Some((Mutation::Grow, None)) if ledger.holders.is_empty() => return Step::Record(Change::BeginToggle),
-        Some((Mutation::Grow, None)) => return pending(Reason::NeedsDetach, needs_detach(ledger), Recheck::Slowly),
+        Some((Mutation::Grow, None)) => match ledger.users() {
+            None => return Step::Record(Change::BeginToggle),
+            Some(users) => return pending(Reason::NeedsDetach, needs_detach(&users), Recheck::Slowly),
+        },
         Some((Mutation::Toggle, None)) => {
             let why = format!("the disk kept its size of {size} bytes after growing and toggling the export");
             return pending(Reason::Refused, why, Recheck::Slowly);

@@ -7,6 +7,8 @@
 use rds_crds::Reason;
 use rds_crds::volume::{CreationOutcome, DeletionPhase, DeletionPolicy, RdsVolumeStatus};
 
+use crate::routeros::DiskRow;
+
 use super::decide::{failure, live, recover, retry};
 use super::model::{Census, Change, CreationRecord, Fact, Ledger, Mutation, Recheck, Report, Seen, ServerState, Step};
 use super::sight::{Place, Sight, Token, token};
@@ -174,14 +176,34 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
             Token::Ahead | Token::Stranger => recover(row, tag, tag.generation),
         },
         Place::Free => forget_when_late(record, seen),
+        Place::Taken(why) if sight.rows.iter().any(|row| is_in_our_place(want, row)) => stranger(&why),
         Place::FileOnly | Place::Taken(_) => leftover(want, record, sight, seen),
     }
 }
 
-/// The disk is gone. The file goes only if this object's own create made it and no row names it.
+fn is_in_our_place(want: &Want, row: &DiskRow) -> bool {
+    row.slot == want.id.slot.as_str() || row.names(&want.id.path)
+}
+
+/// Something has our slot or file and does not carry our tag there. If it is our disk with an edited comment, its data is still there and
+/// it may still be exported: that is not gone, and nobody may be told so (I7).
+fn stranger(why: &str) -> Step {
+    let why = format!(
+        "{why}: nothing is removed there. If it is the disk of this volume, put slot and comment back as status.disk shows them, and it \
+         is removed; if it is not, give it another slot and file, and the object goes"
+    );
+    let report = Report {
+        deletion_blocked: Some((Reason::TagLost, why.clone())),
+        ..Report::new(Some(false), Reason::Deleting, why)
+    };
+    report.rest(Recheck::Slowly)
+}
+
+/// The disk is gone. The file goes only if a create of this object's own made it, which carried its tag then, and no row names it.
 fn leftover(want: &Want, record: &CreationRecord, sight: &Sight, seen: &Seen) -> Step {
     let named = sight.rows.iter().any(|row| row.names(&want.id.path));
-    if sight.file && !named && record.outcome == CreationOutcome::Created {
+    // A record that was recovered from the appliance says Adopted, too.
+    if sight.file && !named && !want.adopt {
         return again_or_say(seen, Mutation::RemoveFile);
     }
     forget_when_late(record, seen)

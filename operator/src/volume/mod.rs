@@ -25,7 +25,7 @@ mod want;
 pub(crate) use api::{ApiError, Store};
 pub(crate) use census::Registrar;
 pub(crate) use controller::{Trigger, run};
-pub(crate) use model::Change;
+pub(crate) use model::{Change, is_toggling};
 pub(crate) use problem::reason;
 pub(crate) use reconcile::{Context, Memory};
 pub(crate) use status::{applied_part, explain_use, tell_holders};

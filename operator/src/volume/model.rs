@@ -68,8 +68,12 @@ pub(crate) struct Ledger {
     pub creation: Option<CreationRecord>,
     /// Generation of the export.
     pub generation: Option<Generation>,
+    /// A toggle of the export to this generation was recorded and not read back yet.
+    pub toggling: bool,
     /// Nodes that hold the volume.
     pub holders: Vec<String>,
+    /// The record of holders may have holes.
+    pub holders_unknown: bool,
     /// A fence is in progress.
     pub fence: bool,
     /// The deletion in progress.
@@ -104,6 +108,15 @@ impl CreationRecord {
 }
 
 impl Ledger {
+    /// Who may be connected, for messages; `None`: it is known that nobody is.
+    pub(crate) fn users(&self) -> Option<String> {
+        match (self.holders.as_slice(), self.holders_unknown) {
+            ([], false) => None,
+            ([], true) => Some("somebody who is not on record".to_owned()),
+            (all, _) => Some(all.join(", ")),
+        }
+    }
+
     /// Reads the status. A creation record whose nonce is no nonce is damaged: the error says so.
     pub(crate) fn of(status: Option<&RdsVolumeStatus>) -> Result<Self, String> {
         let Some(status) = status else {
@@ -125,12 +138,19 @@ impl Ledger {
         Ok(Self {
             creation,
             generation: status.export_generation.map(Generation),
+            toggling: is_toggling(status),
             holders: status.holders.iter().map(|h| h.node.clone()).collect(),
+            holders_unknown: status.holders_unknown_since.is_some(),
             fence: status.fence.is_some(),
             deletion: status.deletion.as_ref().map(|d| d.phase),
             capacity: status.capacity.map(|c| Bytes(c.bytes())),
         })
     }
+}
+
+/// Whether a toggle of the export may still run. One of an older generation cannot: its guard does not match any more.
+pub(crate) fn is_toggling(status: &RdsVolumeStatus) -> bool {
+    status.toggling.is_some() && status.toggling == status.export_generation
 }
 
 /// Everything that a decision looks at.
@@ -208,6 +228,8 @@ pub(crate) enum Change {
     Recover(Generation, Nonce, Option<String>),
     /// The export is about to be switched off and on, with the next generation.
     BeginToggle,
+    /// The disk was read back with the generation of the toggle.
+    Toggled,
     /// The licence to remove the data, with the next generation.
     BeginDeletion,
     /// The token was moved and the export read back as off.
@@ -336,7 +358,7 @@ impl Mutation {
 
 impl Change {
     /// Names of all of them.
-    pub(crate) const NAMES: [&'static str; 9] = [
+    pub(crate) const NAMES: [&'static str; 10] = [
         "record-begin-creation",
         "record-created",
         "record-creation-refused",
@@ -344,6 +366,7 @@ impl Change {
         "record-adopted",
         "record-recovered",
         "record-begin-toggle",
+        "record-toggled",
         "record-begin-deletion",
         "record-retired",
     ];
@@ -358,8 +381,9 @@ impl Change {
             Self::Adopted => Self::NAMES[4],
             Self::Recover(..) => Self::NAMES[5],
             Self::BeginToggle => Self::NAMES[6],
-            Self::BeginDeletion => Self::NAMES[7],
-            Self::Retired => Self::NAMES[8],
+            Self::Toggled => Self::NAMES[7],
+            Self::BeginDeletion => Self::NAMES[8],
+            Self::Retired => Self::NAMES[9],
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::events::Announcer;
 use crate::queue::Action;
 use crate::report;
 use crate::routeros::{ClusterId, DiskRow, Guard, Inventory, Look, Nonce};
+use crate::server::facts;
 use crate::server::fleet::{Fitness, Fleet, Handle};
 use crate::world::World;
 
@@ -184,7 +185,7 @@ impl<'a> Pass<'a> {
                 .filter(|(_, at)| at.elapsed() + Duration::from_millis(500) >= SECOND_LOOK)
                 .map(|(d, _)| d),
             now: Timestamp::now(),
-            max_exec_age: cx.max_exec_age,
+            max_exec_age: cx.max_exec_age + patience_beyond_default(server),
         };
         Self {
             volume,
@@ -367,6 +368,11 @@ impl<'a> Pass<'a> {
             }
         }
     }
+}
+
+/// `max_exec_age` presumes the default timeout of commands: what is waited for longer may run longer.
+fn patience_beyond_default(server: &RdsServer) -> Duration {
+    facts::command_timeout(server).saturating_sub(crate::routeros::Limits::default().command_timeout)
 }
 
 /// Everything about this volume from a fresh read.

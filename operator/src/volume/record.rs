@@ -68,7 +68,11 @@ pub(crate) fn changed(volume: &RdsVolume, want: &Want, change: &Change, nonce: &
             }));
             status.holders_unknown_since = Some(Time(whole_seconds(now)));
         }
-        Change::BeginToggle => raise_by_one(status),
+        Change::BeginToggle => {
+            raise_by_one(status);
+            status.toggling = status.export_generation;
+        }
+        Change::Toggled => status.toggling = None,
         Change::BeginDeletion => {
             raise_by_one(status);
             status.deletion = Some(Deletion {

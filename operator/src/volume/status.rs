@@ -181,6 +181,7 @@ pub(crate) fn applied_part(volume: &RdsVolume) -> RdsVolumeStatus {
     RdsVolumeStatus {
         creation: None,
         export_generation: None,
+        toggling: None,
         holders: Vec::new(),
         holders_unknown_since: None,
         fence: None,

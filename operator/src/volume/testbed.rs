@@ -221,6 +221,7 @@ impl Bed {
                     let old = self.volume.status.take().unwrap_or_default();
                     (next.creation, next.export_generation, next.format) =
                         (old.creation, old.export_generation, old.format);
+                    next.toggling = old.toggling;
                     (next.holders, next.deletion, next.fence) = (old.holders, old.deletion, old.fence);
                     (next.fenced, next.holders_unknown_since) = (old.fenced, old.holders_unknown_since);
                     self.volume.status = Some(next);
@@ -386,6 +387,7 @@ impl Bed {
             Mutation::Toggle => {
                 row.owner = Ownership::Tagged(Box::new(tag.clone()));
                 row.size = row.size.max(Some(*size));
+                (row.exported, row.nqn, row.port) = (true, Some(want.id.nqn.to_string()), Some(want.port));
             }
             Mutation::Export => {
                 (row.exported, row.nqn, row.port) = (true, Some(want.id.nqn.to_string()), Some(want.port))

@@ -8,7 +8,7 @@ use rds_crds::{Reason, Size};
 
 use crate::routeros::{Bytes, DiskRow, Generation, Nonce, Ownership};
 
-use super::model::{Deviation, PersistentVolumeSeen, Recheck, Report, ServerState};
+use super::model::{Deviation, PersistentVolumeSeen, Recheck, Report, ServerState, is_toggling};
 use super::testbed::{Bed, End, Fate, GI, MAX_EXEC_AGE, row};
 
 fn report(end: End) -> Report {
@@ -33,6 +33,10 @@ fn held(bed: &mut Bed) {
         since,
     };
     bed.volume.status.get_or_insert_default().holders = vec![holder];
+}
+
+fn now(bed: &Bed) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::from_second(bed.now).unwrap())
 }
 
 fn pv(bound: bool, retain: bool) -> PersistentVolumeSeen {
@@ -128,6 +132,134 @@ fn d4_a_toggle_to_resize_waits_for_holders_and_moves_the_token() {
     bed.volume.status.as_mut().unwrap().holders.clear();
     assert_eq!(report(bed.pass()).expand_pending, None);
     assert_eq!((bed.rows[0].size, bed.generation()), (Some(Bytes(20 * GI)), Some(2)));
+}
+
+/// The command may run when somebody is connected: it would cut him.
+#[test]
+fn d4_a_toggle_that_may_still_run_lets_nobody_in() {
+    let mut bed = made();
+    bed.resize_by_toggle = true;
+    bed.volume.spec.capacity = Size(20 * GI);
+    let toggling = |bed: &Bed| is_toggling(bed.volume.status.as_ref().unwrap());
+    let said = report(bed.pass_with(&mut [Fate::Fine, Fate::Late].into_iter(), usize::MAX));
+    assert_eq!((said.ready, toggling(&bed)), (Some(false), true));
+    bed.unreachable = true;
+    assert!(
+        report(bed.pass()).keep && toggling(&bed),
+        "the record stays whatever can be seen"
+    );
+    bed.unreachable = false;
+    assert_eq!(report(bed.pass()).ready, Some(true));
+    assert!(!toggling(&bed), "it was read back");
+    let before = bed.rows.clone();
+    bed.run_late();
+    assert_eq!(bed.rows, before, "and the late one finds another token");
+}
+
+#[test]
+fn d4_who_is_not_on_record_is_not_cut_to_resize() {
+    let mut bed = made();
+    bed.resize_by_toggle = true;
+    bed.volume.status.as_mut().unwrap().holders_unknown_since = Some(now(&bed));
+    bed.volume.spec.capacity = Size(20 * GI);
+    let pending = report(bed.pass()).expand_pending.unwrap();
+    assert_eq!(pending.0, Reason::NeedsDetach);
+    assert!(pending.1.contains("not on record"), "{}", pending.1);
+    assert_eq!(bed.generation(), Some(1));
+}
+
+/// An older configuration of the appliance came back: the disk is exported under a name that a cut node still knows.
+#[test]
+fn i3_an_appliance_that_went_back_is_brought_forward() {
+    let went_back = |users: bool, name: &str| {
+        let mut bed = made();
+        let status = bed.volume.status.as_mut().unwrap();
+        status.export_generation = Some(4);
+        status.nqn = Some(format!("{}{name}", bed.rows[0].nqn.clone().unwrap()));
+        if users {
+            held(&mut bed);
+        }
+        bed
+    };
+    for users in [true, false] {
+        let mut bed = went_back(users, ".g4-0a1b2c3d");
+        let said = report(bed.pass());
+        assert_eq!(
+            (said.ready, said.reason, bed.execs),
+            (Some(false), Reason::ExportLost, 1),
+            "once is no proof"
+        );
+        assert_eq!(report(bed.pass()).ready, Some(true));
+        let status = bed.volume.status.as_ref().unwrap();
+        assert_eq!(bed.rows[0].nqn, status.nqn, "users {users}");
+        assert_eq!(bed.rows[0].owner.tag().unwrap().generation, Generation(4));
+    }
+    // Under the right name somebody may be connected: nobody is cut, and it is said.
+    let mut bed = went_back(true, "");
+    for _ in 0..3 {
+        let said = report(bed.pass());
+        assert_eq!(
+            (said.ready, said.drifted.unwrap().0),
+            (Some(true), Reason::EditedByOthers)
+        );
+    }
+    assert_eq!(bed.execs, 1);
+    bed.volume.status.as_mut().unwrap().holders.clear();
+    bed.settle();
+    assert_eq!(bed.rows[0].owner.tag().unwrap().generation, Generation(4));
+}
+
+/// A disk whose comment or slot somebody has edited is still there, and still exported.
+#[test]
+fn i7_a_deletion_is_not_over_while_something_has_our_slot_or_file() {
+    type Edit = fn(&mut DiskRow);
+    let edits: [Edit; 3] = [
+        |r| r.owner = Ownership::Untagged,
+        |r| r.owner = Ownership::Foreign("edited".into()),
+        |r| r.slot = "renamed".into(),
+    ];
+    for edit in edits {
+        let mut bed = made();
+        let before = bed.rows[0].clone();
+        edit(&mut bed.rows[0]);
+        bed.request_deletion();
+        for _ in 0..2 {
+            assert_eq!(report(bed.pass()).deletion_blocked.map(|b| b.0), Some(Reason::TagLost));
+        }
+        assert_eq!((bed.rows.len(), bed.files.len()), (1, 1));
+        bed.rows[0] = before;
+        assert_eq!((bed.settle(), bed.is_empty()), (End::Forgotten, true));
+    }
+    // Somebody else's disk that has neither slot nor file of ours does not hold up anything.
+    let mut bed = made();
+    let mut thief = bed.rows[0].clone();
+    (thief.slot, thief.path, thief.owner) = ("other".into(), Some("/pool/csi/other.img".into()), Ownership::Untagged);
+    bed.rows = vec![thief];
+    bed.files.clear();
+    bed.request_deletion();
+    assert_eq!((bed.settle(), bed.rows.len()), (End::Forgotten, 1));
+}
+
+#[test]
+fn i7_the_file_of_a_recovered_volume_goes_with_it() {
+    let mut bed = made();
+    bed.volume.status = None;
+    assert_eq!(report(bed.settle()).ready, Some(true));
+    bed.rows.clear();
+    bed.request_deletion();
+    assert_eq!((bed.settle(), bed.is_empty()), (End::Forgotten, true));
+}
+
+/// Too many waited before it, so it was never sent: that is no refusal, and no person has to help.
+#[test]
+fn a_create_that_was_not_sent_is_tried_again_soon() {
+    let mut bed = Bed::new();
+    let end = bed.pass_with(&mut [Fate::Refused(Reason::Unreachable)].into_iter(), usize::MAX);
+    assert!(
+        matches!(&end, End::Rest(said, Recheck::Backoff) if !said.stalled),
+        "{end:?}"
+    );
+    assert_eq!(report(bed.pass()).ready, Some(true));
 }
 
 #[test]
