@@ -9,7 +9,6 @@ mod words;
 use anyhow::{Context, Result, ensure};
 use e2e::scene::{Node, PATIENCE, Scene};
 use e2e::{tools, wait_until};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use rds_crds::RdsAttachment;
@@ -194,11 +193,11 @@ impl World {
             let wish = self.scene.wish(volume, node).await?;
             wishes.push(json!([node, wish.map(|w| w.status.is_some_and(|s| s.attached))]));
         }
-        // What a node that was cut has lost its agent can say only while it has an RdsAttachment: whether it is asked for the volume
-        // again before it has cleaned up is a matter of moments, and not of the operator.
-        let of_the_node = |c: &&Condition| c.type_ != "Healthy";
-        let all = status.conditions.iter().filter(of_the_node);
-        let mut conditions: Vec<String> = all.map(|c| format!("{}={}", c.type_, c.status)).collect();
+        let mut conditions: Vec<String> = status
+            .conditions
+            .iter()
+            .map(|c| format!("{}={}", c.type_, c.status))
+            .collect();
         conditions.sort();
         let disks = self.scene.appliance.disks();
         let disk = disks
