@@ -13,6 +13,7 @@ mod fake;
 pub mod filesystem;
 pub mod health;
 pub mod host;
+mod kept;
 pub mod lease;
 pub mod lock;
 pub mod mount;
@@ -20,6 +21,7 @@ pub mod nqn;
 pub mod nvme;
 pub mod run;
 pub mod thread;
+pub mod untold;
 
 /// An error with its sources, in one line.
 fn chain(error: &dyn std::error::Error) -> String {

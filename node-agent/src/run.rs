@@ -26,6 +26,7 @@ use crate::health::Served;
 use crate::lock::HostLock;
 use crate::nvme::Kernel;
 use crate::nvme::identity::{self, Identity};
+use crate::untold::Untold;
 use crate::{health, host, lease};
 
 /// How often the host's sessions are looked at: a read of sysfs, no request to anybody.
@@ -180,7 +181,8 @@ async fn work(
     );
     let kernel = csi::kernel::Kernel::new(&config.host_root, &config.kubelet_dir, nvme);
     let fabrics = fabrics(&config, &prefix, identity);
-    let agent = Arc::new(Agent::new(client.clone(), fabrics, host, prefix.to_string()));
+    let untold = Untold::load(&config.state_dir)?;
+    let agent = Arc::new(Agent::new(client.clone(), fabrics, host, prefix.to_string(), untold));
     let (wake, woken) = mpsc::unbounded_channel();
     let serve = serve(
         &config,

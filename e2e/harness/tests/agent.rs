@@ -389,6 +389,32 @@ fn i6_what_the_target_has_cut_is_torn_down_and_nothing_else() -> Result<()> {
             ensure!(left == ["nqn.2014-08.org.example:root"], "{left:?}");
             Ok(())
         })
+        .await?;
+        // Nobody could be told of that one: it is said on the next attachment here, by whatever process runs then.
+        agent.process.restart()?;
+        let strip = r#"{"metadata":{"finalizers":null}}"#;
+        let patch = [
+            "patch",
+            "rdsattachment",
+            "pvc-lonely",
+            "--type=merge",
+            "-p",
+            strip,
+            OPERATOR,
+        ];
+        world.cluster.kubectl().run(&patch).await?;
+        lonely.delete().await?;
+        let next = Story { node: "n3", ..lonely };
+        next.attach().await?;
+        let said = next.says(&agent, "Healthy", "False", "PossibleDataLoss").await?;
+        ensure!(said.to_string().contains("had no RdsAttachment"), "{said}");
+        next.says(&agent, "Cleared", "True", "NothingLeft").await?;
+        let kept = agent.host_root().join("state/untold-losses.json");
+        wait_until("what was told to be forgotten", SOON, async || {
+            let text = std::fs::read_to_string(&kept)?;
+            ensure!(text == "{}", "{text}");
+            Ok(())
+        })
         .await
     })
 }

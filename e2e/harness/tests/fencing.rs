@@ -35,6 +35,14 @@ fn i4_i18_what_the_self_test_proved_cuts_a_dead_node_and_its_pod_goes_on_elsewhe
                 "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "dies"}}],
             }})
         };
+        let pod_gone = async || {
+            let get = ["get", "pod", "dies", "--ignore-not-found", "-o", "name"];
+            wait_until("the pod to be gone", PATIENCE, async || {
+                ensure!(scene.kubectl(&get).await?.is_empty(), "it is there");
+                Ok(())
+            })
+            .await
+        };
         lab.kubectl().apply(&pod("one")).await?;
         scene.connected(&volume, &one).await?;
         scene.written_by(&volume, &["one"]).await?;
@@ -42,14 +50,7 @@ fn i4_i18_what_the_self_test_proved_cuts_a_dead_node_and_its_pod_goes_on_elsewhe
 
         scene.appliance.clear_log();
         scene.out_of_service(&one).await?;
-        wait_until("the pod to be gone", PATIENCE, async || {
-            let left = scene
-                .kubectl(&["get", "pod", "dies", "--ignore-not-found", "-o", "name"])
-                .await?;
-            ensure!(left.is_empty(), "it is there");
-            Ok(())
-        })
-        .await?;
+        pod_gone().await?;
         lab.kubectl().apply(&pod("two")).await?;
         scene.connected(&volume, &two).await?;
         scene.written_by(&volume, &["two"]).await?;
@@ -73,7 +74,8 @@ fn i4_i18_what_the_self_test_proved_cuts_a_dead_node_and_its_pod_goes_on_elsewhe
             "{metrics}"
         );
 
-        // The node comes back, and gets the volume again only after it has acknowledged that it was cut.
+        // The node comes back, and gets the volume again only after it has acknowledged that it was cut. What it lost is said, whether its
+        // agent finds out before the volume is wanted there again or after.
         scene.comes_back(&one).await?;
         scene
             .kubectl(&["delete", "pod", "dies", "--force", "--grace-period=0"])
@@ -83,6 +85,16 @@ fn i4_i18_what_the_self_test_proved_cuts_a_dead_node_and_its_pod_goes_on_elsewhe
         scene.connected(&volume, &one).await?;
         ensure!(scene.status(&volume).await?.fenced.is_empty(), "not acknowledged");
         scene.written_by(&volume, &["one"]).await?;
+        wait_until("the loss to be said", PATIENCE, async || {
+            let status = scene.status(&volume).await?;
+            let said = find_condition(&status.conditions, "Healthy").context("no Healthy")?;
+            ensure!(
+                said.reason == "PossibleDataLoss" && said.message.contains("node one"),
+                "{said:?}"
+            );
+            Ok(())
+        })
+        .await?;
 
         // Another RouterOS: nothing is proven until it was proven anew.
         scene.appliance.set(|knobs| knobs.version = Version(7, 25, 0));
@@ -119,13 +131,7 @@ fn i4_i18_what_the_self_test_proved_cuts_a_dead_node_and_its_pod_goes_on_elsewhe
         scene
             .annotate("rdsvolume", &volume, "rds.csi.srvlab.io/fence-now=one")
             .await?;
-        wait_until("the pod to be gone again", PATIENCE, async || {
-            let left = ["get", "pod", "dies", "--ignore-not-found", "-o", "name"];
-            let left = scene.kubectl(&left).await?;
-            ensure!(left.is_empty(), "it is there");
-            Ok(())
-        })
-        .await?;
+        pod_gone().await?;
         lab.kubectl().apply(&pod("two")).await?;
         scene.connected(&volume, &two).await?;
         scene.written_by(&volume, &["two"]).await?;

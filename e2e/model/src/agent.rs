@@ -130,8 +130,8 @@ fn step(view: &View) -> Do {
         unused: report.used_by.as_ref().is_some_and(Vec::is_empty),
     };
     match decide(&seen(view)) {
-        // There is no canary in the model, so nothing is asked.
-        Step::Rest(_) | Step::Ask(_) => Do::Rest,
+        // There is no canary in the model, so nothing is asked; and nothing that was not told.
+        Step::Rest(_) | Step::Ask(_) | Step::ForgetLoss => Do::Rest,
         Step::RecordIntent(intent) => Do::Intend(u8::try_from(intent.generation).unwrap_or(0)),
         Step::Connect(grant) => Do::Connect(number(&grant.nqn)),
         Step::Disconnect(nqn, _) => Do::Disconnect(number(&nqn)),
@@ -279,6 +279,8 @@ fn seen(view: &View) -> Seen {
             true => Use::Used("pod".to_owned()),
             false => Use::Unused,
         },
+        // That a loss is told is no matter of who can write.
+        untold: None,
         in_flight: match view.connecting {
             true => InFlight::Running,
             false => InFlight::None,

@@ -26,6 +26,7 @@ use super::reach::{Users, options, plain};
 use super::say::Written;
 use crate::crash;
 use crate::fabrics::{Fabrics, Options, Session};
+use crate::untold::Untold;
 
 /// A settled attachment is read again after this; changes of object or session come earlier by themselves.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -103,18 +104,20 @@ pub struct Agent {
     pub(super) memory: Mutex<BTreeMap<String, Memory>>,
     pub(super) connecting: Arc<Mutex<BTreeSet<String>>>,
     pub(super) users: OnceLock<Users>,
+    pub(super) untold: Arc<Untold>,
     synced: AtomicBool,
 }
 
 impl Agent {
     /// Hands on this host. The caller holds the host lock: no earlier process has a connect in flight.
     #[must_use]
-    pub fn new(client: Client, fabrics: Arc<dyn Fabrics>, host: Host, prefix: String) -> Self {
+    pub fn new(client: Client, fabrics: Arc<dyn Fabrics>, host: Host, prefix: String, untold: Untold) -> Self {
         Self {
             attachments: Api::all(client.clone()),
             volumes: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             servers: Api::all(client),
+            untold: Arc::new(untold),
             synced: AtomicBool::new(false),
             fabrics,
             host: Mutex::new(host),
@@ -236,6 +239,7 @@ impl Agent {
             leftover,
             users,
             in_flight: if connecting { InFlight::Running } else { InFlight::None },
+            untold: self.untold.of(&object.spec.volume),
             failure: memory.failure.clone(),
             may_retry: memory.retry_at.is_none_or(|at| at <= Instant::now()),
             watched: watched.is_some_and(|since| since.elapsed() >= WATCH_CANARY),
@@ -288,6 +292,10 @@ impl Agent {
             }
             Step::Disconnect(nqn, key) => {
                 self.disconnect(&name, nqn, key).await;
+                Ok(Again::Now)
+            }
+            Step::ForgetLoss => {
+                self.forget_loss(object.spec.volume.clone()).await;
                 Ok(Again::Now)
             }
             Step::Rest(wait) => {

@@ -8,6 +8,7 @@
 use rds_crds::attachment::Intent;
 
 use super::canary::{self, Next};
+use super::loss::cut_off;
 use super::model::{
     Admission, Fact, Grant, InFlight, Reason, Report, Seen, SessionSeen, Sessions, Use, VolumeSeen, Word,
 };
@@ -25,6 +26,8 @@ pub enum Step {
     Report(Report),
     /// End the session, for this reason and no other.
     Disconnect(String, Key),
+    /// The loss of which nobody could be told is said now.
+    ForgetLoss,
     /// Compare-and-swap: the last word.
     DeclareDisconnected(Last, Report),
     /// Nothing now.
@@ -96,7 +99,7 @@ pub fn decide(seen: &Seen) -> Step {
     if let Some(step) = look.canary() {
         return step;
     }
-    if let Some(step) = look.fenced() {
+    if let Some(step) = look.untold().or_else(|| look.fenced()) {
         return step;
     }
     let going = seen.attachment.deleting || seen.attachment.said.disconnected;
@@ -171,20 +174,8 @@ impl Look<'_> {
         let volume = self.volume?;
         let mut all = self.sessions.iter();
         let old = all.find(|s| cut_at_target(&self.seen.prefix, s, volume))?;
-        let lost = Word {
-            status: false,
-            reason: Reason::PossibleDataLoss,
-            message: format!(
-                "this node was cut from the volume while it was connected as {}: what it had not written by then is lost. Check \
-                 the data, and restart the pods that used it here",
-                old.nqn
-            ),
-        };
-        let said = &self.seen.attachment.said.report;
-        if said.healthy.as_ref().map(|w| w.reason) != Some(Reason::PossibleDataLoss) {
-            let mut report = self.report(None);
-            report.healthy = Some(lost);
-            return Some(Step::Report(report));
+        if !self.has_said_a_loss() {
+            return Some(self.say_loss(cut_off(&old.nqn)));
         }
         Some(self.disconnect(old, Key::Fenced))
     }
@@ -384,6 +375,7 @@ impl Look<'_> {
             | Step::Ask(_)
             | Step::Report(_)
             | Step::Disconnect(..)
+            | Step::ForgetLoss
             | Step::DeclareDisconnected(..)) => step,
         }
     }

@@ -37,6 +37,8 @@ enum Event {
     Use(u8),
     /// The kernel gives up what the target has cut.
     Drop,
+    /// A loss is found while nobody can be told.
+    Loss,
     /// A restored status: the generation in the grant is not the volume's.
     Mismatch,
 }
@@ -57,6 +59,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Acknowledge),
         3 => (0u8..4).prop_map(Event::Use),
         1 => Just(Event::Drop),
+        1 => Just(Event::Loss),
         1 => Just(Event::Mismatch),
     ]
 }
@@ -82,6 +85,7 @@ struct World {
     // agent
     view: Option<(u32, u32, Seen)>,
     failure: Option<Failure>,
+    untold: bool,
     late: Option<Pending>,
     // what has happened
     intents: BTreeSet<(u32, u32)>,
@@ -115,6 +119,7 @@ impl World {
             connecting: None,
             view: None,
             failure: None,
+            untold: false,
             late: None,
             intents: BTreeSet::new(),
             finals: BTreeSet::new(),
@@ -164,6 +169,7 @@ impl World {
             sessions: Sessions::Known(sessions),
             leftover,
             users: None,
+            untold: self.untold.then(|| "cut".into()),
             in_flight: match self.connecting {
                 Some(_) => InFlight::Running,
                 None => InFlight::None,
@@ -233,6 +239,14 @@ impl World {
                 }
                 self.sessions.remove(&nqn);
             }
+            Step::ForgetLoss => {
+                let told = said
+                    .report
+                    .healthy
+                    .is_some_and(|w| w.reason == Reason::PossibleDataLoss);
+                assert!(told, "a loss is forgotten that was not told");
+                self.untold = false;
+            }
             Step::Rest(_) => {}
         }
     }
@@ -295,6 +309,7 @@ impl World {
                     self.grant(self.generation + 1);
                 }
             }
+            Event::Loss => self.untold = true,
             Event::Withdraw => self.change(|a| a.admission = Admission::Withdrawn),
             Event::Delete => self.change(|a| (a.deleting, a.admission) = (true, Admission::Withdrawn)),
             Event::Fence => {
@@ -411,5 +426,6 @@ proptest! {
         let said = &world.attachment.said.report;
         prop_assert!(said.connected.as_ref().is_some_and(|w| w.status), "{:?}", world);
         prop_assert!(world.sessions.contains(&name(world.generation)));
+        prop_assert!(!world.untold, "{:?}", world);
     }
 }

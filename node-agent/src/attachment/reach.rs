@@ -281,7 +281,10 @@ impl Drop for Running {
 }
 
 /// Runs `work` on a thread of its own and waits for it for a while; it goes on all the same.
-async fn blocking<T: Send + 'static>(within: Duration, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+pub(super) async fn blocking<T: Send + 'static>(
+    within: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     match timeout(within, tokio::task::spawn_blocking(work)).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(died)) => Err(format!("the call died: {died}")),
@@ -329,6 +332,7 @@ mod tests {
     use super::super::model::Host;
     use super::*;
     use crate::fabrics::{Fabrics, FabricsError};
+    use crate::untold::Untold;
 
     const NQN: &str = "nqn.2000-02.com.mikrotik:pvc-1";
 
@@ -384,7 +388,9 @@ mod tests {
             asked: AtomicBool::new(false),
             held: Mutex::new(held),
         });
-        let agent = Arc::new(Agent::new(client, slow.clone(), host, NQN.into()));
+        let state = tempfile::tempdir().unwrap();
+        let untold = Untold::load(state.path()).unwrap();
+        let agent = Arc::new(Agent::new(client, slow.clone(), host, NQN.into(), untold));
         let begun = Instant::now();
         let look = tokio::spawn({
             let agent = agent.clone();

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::act::Agent;
 use super::decide::Key;
 use super::lonely::{LonelySeen, Verdict, judge};
+use super::loss::cut_off;
 use super::model::{SessionSeen, Use};
 use super::observe::{self, base_of};
 use crate::fabrics::Session;
@@ -103,8 +104,8 @@ async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
         return;
     }
     memory.judged = Some(Instant::now());
-    let verdict = match look(agent, session, memory).await {
-        Ok(verdict) => verdict,
+    let (volume, verdict) = match look(agent, session, memory).await {
+        Ok(looked) => looked,
         Err(error) => {
             debug!(nqn, %error, "cannot judge the session");
             memory.agreed = None;
@@ -124,10 +125,20 @@ async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
     }
     memory.agreed = None;
     match key {
-        Key::Fenced => warn!(
-            nqn,
-            "this node was cut at the target and no attachment speaks of it: it is disconnected, data may be lost"
-        ),
+        Key::Fenced => {
+            // Said first, as with an attachment: a crash would forget it.
+            if let Err(why) = agent.keep_loss(&volume, &cut_off(nqn)).await {
+                warn!(
+                    nqn,
+                    why, "this node was cut at the target; that cannot be kept, so it is not disconnected yet"
+                );
+                return;
+            }
+            warn!(
+                nqn,
+                "this node was cut at the target and no attachment speaks of it: it is disconnected, data may be lost"
+            );
+        }
         Key::Orphan | Key::Unused => {
             match agent.use_of(nqn.clone()).await {
                 Use::Unused => {}
@@ -145,8 +156,8 @@ async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
     }
 }
 
-/// One look, all of it read live.
-async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<Verdict, kube::Error> {
+/// One look, all of it read live: the volume's name, empty where no volume has that NQN, and what follows.
+async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<(String, Verdict), kube::Error> {
     let base = nqn::base(&session.nqn);
     let volume = volume_of(agent, base).await?;
     let mut seen = LonelySeen {
@@ -188,7 +199,8 @@ async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<V
         // Last: it is what may have changed by now.
         seen.attachment = agent.attachments().get_opt(&attachment).await?.is_some();
     }
-    Ok(judge(agent.prefix(), &seen))
+    let name = volume.and_then(|v| v.metadata.name).unwrap_or_default();
+    Ok((name, judge(agent.prefix(), &seen)))
 }
 
 async fn volume_of(agent: &Agent, base: &str) -> Result<Option<RdsVolume>, kube::Error> {

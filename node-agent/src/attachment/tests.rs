@@ -59,6 +59,7 @@ fn admitted() -> Seen {
         }),
         sessions: Sessions::Known(vec![]),
         leftover: Use::Unused,
+        untold: None,
         users: None,
         in_flight: InFlight::None,
         failure: None,
@@ -308,6 +309,38 @@ fn a_fenced_session_is_reported_and_then_torn_down() {
             );
         }
     }
+}
+
+#[test]
+fn i7_a_loss_that_nobody_was_told_of_is_said_first_and_then_forgotten() {
+    for base in [admitted(), connected(), leaving(connected())] {
+        let mut seen = base;
+        volume(&mut seen, |v| v.fenced = true);
+        seen.untold = Some("cut in the night".into());
+        let said = report(&seen);
+        let healthy = said.healthy.clone().unwrap();
+        assert_eq!(
+            (healthy.status, healthy.reason, healthy.message.as_str()),
+            (false, Reason::PossibleDataLoss, "cut in the night")
+        );
+        assert_eq!(decide(&seen), Step::Report(said.clone()), "until it is stored");
+        seen.attachment.said.report = said;
+        assert_eq!(decide(&seen), Step::ForgetLoss);
+        seen.untold = None;
+        assert_ne!(decide(&seen), Step::ForgetLoss);
+        let after = settled(seen).attachment.said.report.healthy;
+        assert_eq!(after.map(|w| w.reason), Some(Reason::PossibleDataLoss));
+    }
+    let mut last = leaving(connected());
+    last.sessions = Sessions::Known(vec![]);
+    last.attachment.said.disconnected = true;
+    let without = decide(&last);
+    last.untold = Some("cut in the night".into());
+    assert_eq!(
+        decide(&last),
+        without,
+        "the next attachment says it: this one may go unheard"
+    );
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Node {
             .await
     }
 
-    /// Possible loss of data, before the evidence goes. A volume without an attachment has nobody to tell but the log.
+    /// Possible loss of data, before the evidence goes. Where the volume has no attachment here, it is kept for the next one.
     pub(super) async fn report_loss(&self, call: &Call, why: &str) -> Result<(), Failure> {
         let name = self.attachment_name(call.volume());
         let message = format!(
@@ -117,16 +117,25 @@ impl Node {
         );
         warn!(volume = call.volume(), why, "possible data loss");
         let failed = |e| Failure::api(&format!("report a possible data loss in RdsAttachment {name}"), &e);
-        let Some(object) = self.agent.attachments().get_opt(&name).await.map_err(failed)? else {
-            return Ok(());
-        };
-        let (uid, now) = (object.uid().unwrap_or_default(), Timestamp::now());
+        let now = Timestamp::now();
         let change =
             |agent: &mut AgentStatus| say(agent, kind::HEALTHY, false, Reason::PossibleDataLoss, &message, now);
-        self.agent
-            .amend(&name, &uid, "say-loss", change)
-            .await
-            .map_err(failed)?;
+        let told = match self.agent.attachments().get_opt(&name).await.map_err(failed)? {
+            Some(object) => {
+                let uid = object.uid().unwrap_or_default();
+                self.agent
+                    .amend(&name, &uid, "say-loss", change)
+                    .await
+                    .map_err(failed)?
+            }
+            None => None,
+        };
+        if told.is_none() {
+            let kept = self.agent.keep_loss(call.volume(), &message).await;
+            kept.map_err(|e| Failure::Unavailable(format!("keep a possible data loss of {}: {e}", call.volume())))?;
+            // There may be one again.
+            self.wake(&name);
+        }
         Ok(())
     }
 

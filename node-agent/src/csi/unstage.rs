@@ -122,7 +122,7 @@ impl Node {
         self.report_loss(call, why).await
     }
 
-    /// Says it until it is stored, or nobody is left to hear it: the next call would find nothing any more that tells of it.
+    /// Says it until it is stored: the next call would find nothing any more that tells of it.
     async fn lost_for_sure(&self, call: &Call, why: &str) {
         self.metrics.possible_loss();
         let mut wait = SAY_AGAIN;

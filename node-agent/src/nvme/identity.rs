@@ -3,14 +3,14 @@
 //! The pair is bound to the machine ID: a machine that was cloned from another's image makes its own. What cannot be read as a
 //! pair is set aside and made anew; what cannot be read at all is an error, since a pair that changes at each start is none.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use uuid::Uuid;
+
+use crate::kept;
 
 const FILE: &str = "host-identity.json";
 
@@ -52,22 +52,18 @@ impl Identity {
 /// When the folder cannot be read or written.
 pub fn load(folder: &Path, machine_id: &str) -> anyhow::Result<Identity> {
     let path = folder.join(FILE);
-    match fs::read(&path) {
-        Ok(bytes) => match serde_json::from_slice::<Identity>(&bytes) {
-            Ok(kept) if kept.is_well_formed() && kept.machine_id == machine_id => return Ok(kept),
-            Ok(kept) if kept.is_well_formed() => warn!(
-                path = %path.display(),
-                host_nqn = kept.host_nqn,
-                "the host identity was made for another machine ID, as on a cloned image: this machine makes its own"
-            ),
-            Ok(_) => set_aside(&path, "it is not a pair that an agent made")?,
-            Err(e) => set_aside(&path, &e.to_string())?,
-        },
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
+    match kept::read::<Identity>(&path)? {
+        Some(kept) if kept.is_well_formed() && kept.machine_id == machine_id => return Ok(kept),
+        Some(kept) if kept.is_well_formed() => warn!(
+            path = %path.display(),
+            host_nqn = kept.host_nqn,
+            "the host identity was made for another machine ID, as on a cloned image: this machine makes its own"
+        ),
+        Some(_) => kept::set_aside(&path, "it is not a pair that an agent made")?,
+        None => {}
     }
     let made = Identity::new(machine_id);
-    write(folder, &path, &made).with_context(|| format!("write {}, change --state-dir", path.display()))?;
+    kept::write(&path, &made).with_context(|| format!("write {}, change --state-dir", path.display()))?;
     info!(
         host_nqn = made.host_nqn,
         host_id = made.host_id,
@@ -76,25 +72,10 @@ pub fn load(folder: &Path, machine_id: &str) -> anyhow::Result<Identity> {
     Ok(made)
 }
 
-fn set_aside(path: &Path, why: &str) -> anyhow::Result<()> {
-    let aside = path.with_extension("json.unreadable");
-    warn!(path = %path.display(), why, aside = %aside.display(), "the host identity cannot be understood: set aside");
-    fs::rename(path, &aside).with_context(|| format!("rename {}", path.display()))
-}
-
-/// Whole or not at all, also after a power cut.
-fn write(folder: &Path, path: &Path, identity: &Identity) -> std::io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let new = path.with_extension("json.new");
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec_pretty(identity)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -312,6 +312,31 @@ async fn i7_a_loss_is_stored_before_the_mount_goes_and_however_late() {
 }
 
 #[tokio::test]
+async fn i7_a_loss_without_an_attachment_is_kept_for_the_next_one() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.host.world().flushed = Flushed::Lost("syncfs: EIO".into());
+    lab.api.change(|s| s.attachment = None);
+    // A folder of that name cannot be replaced by a file.
+    let full = lab.state.path().join("untold-losses.json.new");
+    std::fs::create_dir(&full).unwrap();
+    lab.host.log();
+    assert_eq!(code(&lab.unstage().await), Code::DeadlineExceeded);
+    assert_eq!(lab.host.log(), [""; 0], "it is still mounted");
+    std::fs::remove_dir(&full).unwrap();
+    while code(&lab.unstage().await) == Code::Aborted {
+        tokio::task::yield_now().await;
+    }
+    lab.unstage().await.unwrap();
+    assert_eq!(lab.host.log(), ["flush unmount"]);
+    let kept = Untold::load(lab.state.path()).unwrap().of(VOLUME).unwrap();
+    assert!(
+        kept.contains("syncfs: EIO") && kept.contains("node n1 had no RdsAttachment"),
+        "{kept}"
+    );
+}
+
+#[tokio::test]
 async fn a_stale_mount_is_cleared_by_the_next_stage() {
     let lab = Lab::new();
     formatted(&lab);

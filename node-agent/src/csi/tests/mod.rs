@@ -14,6 +14,7 @@ use csi_proto::csi::v1::node_server::Node as _;
 use csi_proto::csi::v1::volume_capability::access_mode::Mode;
 use csi_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tonic::{Code, Request, Status};
 
@@ -23,6 +24,7 @@ use super::{Metrics, Node, Settings};
 use crate::attachment::act::Agent;
 use crate::attachment::model;
 use crate::nvme;
+use crate::untold::Untold;
 
 const STAGING: &str = "/k/plugins/kubernetes.io/csi/driver/hash/globalmount";
 const TARGET: &str = "/k/pods/pod-1/volumes/kubernetes.io~csi/pvc-1/mount";
@@ -32,6 +34,7 @@ struct Lab {
     api: Api,
     host: Fake,
     node: Node,
+    state: TempDir,
     // What is woken is not read here.
     _woken: mpsc::UnboundedReceiver<String>,
 }
@@ -54,7 +57,9 @@ impl Lab {
         };
         // The service never connects: what the agent's loop does is not part of these tests.
         let nowhere = nvme::Kernel::new(Path::new("/nowhere"), Path::new("/k"), &prefix, identity);
-        let agent = Arc::new(Agent::new(api.client(), Arc::new(nowhere), this, prefix));
+        let state = tempfile::tempdir().unwrap();
+        let untold = Untold::load(state.path()).unwrap();
+        let agent = Arc::new(Agent::new(api.client(), Arc::new(nowhere), this, prefix, untold));
         agent.remember(&rds_crds::identity::attachment_name(VOLUME, "n1"), NQN);
         let (wake, woken) = mpsc::unbounded_channel();
         let settings = Settings {
@@ -69,6 +74,7 @@ impl Lab {
             api,
             host,
             node,
+            state,
             _woken: woken,
         }
     }
