@@ -256,16 +256,10 @@ impl Store {
         }
         match owed.filter(|owed| !owed.harmless) {
             Some(owed) => {
-                // One that was begun keeps the word that the volume's own pass has said of it: it is no other one each time.
-                let reason = match (seen.volume.fence.is_some(), owed.deferred) {
-                    (true, _) => Reason::Cutting.as_str(),
-                    (false, true) => "Deferred",
-                    (false, false) => "Waiting",
-                };
                 let saying = Saying {
                     kind: kind::FENCE_PENDING,
                     status: Some(true),
-                    reason,
+                    reason: fence_reason(seen.volume.fence.is_some(), owed.deferred),
                     message: match owed.node.as_str() {
                         "" => owed.why.clone(),
                         node => format!("node {node}: {}", owed.why),
@@ -304,6 +298,28 @@ impl Store {
     }
 }
 
+/// One that was begun keeps the word that the volume's own pass has said of it: it is no other one, and no news, each time.
+fn fence_reason(begun: bool, deferred: bool) -> &'static str {
+    match (begun, deferred) {
+        (true, _) => Reason::Cutting.as_str(),
+        (false, true) => "Deferred",
+        (false, false) => "Waiting",
+    }
+}
+
 fn by_uid(outside: &Outside<'_>, uid: &str) -> Option<Arc<RdsAttachment>> {
     outside.world.attachments.of_uid(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fence_that_was_begun_keeps_its_word() {
+        for deferred in [false, true] {
+            assert_eq!(fence_reason(true, deferred), Reason::Cutting.as_str());
+            assert_ne!(fence_reason(false, deferred), Reason::Cutting.as_str());
+        }
+    }
 }

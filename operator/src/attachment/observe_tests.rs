@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::{Request, Response};
 
-use super::model::{HolderView, Standing, Word};
+use super::model::{HolderView, Standing, VolumeView, Word};
 use super::observe::{Clock, Outside, Patience, seen};
 use crate::world::{Watched, World};
 
@@ -73,6 +73,19 @@ fn wishes(deleting: bool) -> Value {
 
 /// The holder n1, as a decision sees it: by these caches, and by an API server with these answers. Null is one that fails.
 async fn holder(cached: Option<Value>, cached_node: Value, live: &[(&str, Value)]) -> Result<HolderView, kube::Error> {
+    let held = json!({"exportGeneration": 1, "holders": [
+        {"node": "n1", "attachmentUID": "u1", "role": "Primary", "since": "2026-01-01T00:00:00Z"}]});
+    let volume = volume(held, cached, cached_node, live).await?;
+    Ok(volume.holders.into_iter().next().unwrap())
+}
+
+/// The volume with that status, as a decision sees it.
+async fn volume(
+    status: Value,
+    cached: Option<Value>,
+    cached_node: Value,
+    live: &[(&str, Value)],
+) -> Result<VolumeView, kube::Error> {
     let live: BTreeMap<String, Value> = live.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
     let live = Arc::new(live);
     let service = tower::service_fn(move |request: Request<Body>| {
@@ -120,8 +133,7 @@ async fn holder(cached: Option<Value>, cached_node: Value, live: &[(&str, Value)
     let volume: RdsVolume = typed(json!({
         "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": "pvc-1", "uid": "v"},
         "spec": {"server": "s", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
-        "status": {"exportGeneration": 1, "holders": [
-            {"node": "n1", "attachmentUID": "u1", "role": "Primary", "since": "2026-01-01T00:00:00Z"}]},
+        "status": status,
     }));
     let server: RdsServer = typed(json!({
         "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": "s"},
@@ -139,7 +151,22 @@ async fn holder(cached: Option<Value>, cached_node: Value, live: &[(&str, Value)
         driver: "rds.csi.srvlab.io",
     };
     let seen = seen(&volume, &server, true, &outside, Timestamp::now()).await?;
-    Ok(seen.volume.holders.into_iter().next().unwrap())
+    Ok(seen.volume)
+}
+
+/// Whoever connects while the export is toggled may be cut by it; a toggle of an older generation cannot run any more.
+#[tokio::test]
+async fn d4_nobody_is_admitted_while_a_toggle_may_run() {
+    let ready = async |toggling: Value, said: &str| {
+        let conditions = json!([{"type": "Ready", "status": said, "reason": "Available", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        let status = json!({"exportGeneration": 2, "toggling": toggling, "conditions": conditions});
+        volume(status, None, node("b1", json!([])), &[]).await.unwrap().ready
+    };
+    assert!(ready(Value::Null, "True").await);
+    assert!(!ready(json!(2), "True").await);
+    assert!(ready(json!(1), "True").await);
+    assert!(!ready(Value::Null, "False").await);
 }
 
 #[tokio::test]

@@ -440,3 +440,26 @@ async fn finish(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d4_a_command_that_is_waited_for_longer_may_run_longer() {
+        let server = |seconds: Option<u32>| -> RdsServer {
+            let object = serde_json::json!({
+                "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": "s"},
+                "spec": {"management": {"address": "a", "user": "u"}, "limits": {"commandTimeoutSeconds": seconds},
+                         "secretRef": {"name": "s"}, "storage": {"address": "a"}, "basePath": "/p"},
+            });
+            serde_json::from_value(object).unwrap()
+        };
+        let default = crate::routeros::Limits::default().command_timeout;
+        assert_eq!(patience_beyond_default(&server(None)), Duration::ZERO);
+        assert_eq!(patience_beyond_default(&server(Some(1))), Duration::ZERO);
+        let long = default + Duration::from_secs(90);
+        let asked = u32::try_from(long.as_secs()).unwrap();
+        assert_eq!(patience_beyond_default(&server(Some(asked))), Duration::from_secs(90));
+    }
+}

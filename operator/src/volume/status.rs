@@ -211,3 +211,46 @@ pub(crate) fn tell_holders(volume: &RdsVolume, status: &mut RdsVolumeStatus) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The pass over the attachments says why a fence that was begun takes its time; this pass does not speak over it.
+    #[test]
+    fn what_is_said_of_a_fence_that_was_begun_stays() {
+        let volume = |conditions: serde_json::Value| -> RdsVolume {
+            let object = json!({
+                "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": "pvc-1", "uid": "v"},
+                "spec": {"server": "s", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
+                "status": {"exportGeneration": 2, "conditions": conditions, "fence": {"node": "n1", "attachmentUID": "u",
+                    "phase": "Cutting", "nqn": "q", "startedAt": "2026-01-01T00:00:00Z"}},
+            });
+            serde_json::from_value(object).unwrap()
+        };
+        let pending = |reason: &str| {
+            json!([{"type": kind::FENCE_PENDING, "status": "True", "reason": reason, "message": "the appliance is away",
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}])
+        };
+        let said = |conditions| {
+            let report = Report::new(None, Reason::Unreachable, "away");
+            let next = applied(&volume(conditions), None, &report, Timestamp::UNIX_EPOCH);
+            let said = find_condition(&next.conditions, kind::FENCE_PENDING).unwrap();
+            (said.reason.clone(), said.message.clone())
+        };
+        let cutting = Reason::Cutting.as_str();
+        assert_eq!(
+            said(pending(cutting)),
+            (cutting.to_owned(), "the appliance is away".to_owned())
+        );
+        for before in [json!([]), pending("Waiting")] {
+            let (reason, message) = said(before);
+            assert!(
+                reason == cutting && message.contains("node n1 is being cut"),
+                "{reason}: {message}"
+            );
+        }
+    }
+}
