@@ -4,20 +4,34 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use serde::{Deserialize, Serialize};
+
+use crate::attachment::act::lock;
 use crate::kept;
 
 const FILE: &str = "untold-losses.json";
 
-/// From the name of an RdsVolume to what is to be said of it.
-type Losses = BTreeMap<String, String>;
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Loss {
+    /// UID of the RdsVolume: another one of its name has lost nothing.
+    uid: String,
+    /// For people.
+    message: String,
+}
+
+/// By name of the RdsVolume.
+type Losses = BTreeMap<String, Loss>;
 
 /// What is still to be told.
 #[derive(Debug)]
 pub struct Untold {
     path: PathBuf,
     losses: Mutex<Losses>,
+    /// Held while the file is written: of two writers at once one would lose the other's loss. Whoever only asks waits for no disk.
+    writing: Mutex<()>,
 }
 
 impl Untold {
@@ -31,45 +45,52 @@ impl Untold {
         Ok(Self {
             path,
             losses: Mutex::new(losses),
+            writing: Mutex::default(),
         })
     }
 
     /// What is to be said of the volume.
-    pub(crate) fn of(&self, volume: &str) -> Option<String> {
-        self.losses().get(volume).cloned()
+    pub(crate) fn of(&self, volume: &str, uid: &str) -> Option<String> {
+        let losses = lock(&self.losses);
+        let loss = losses.get(volume).filter(|loss| loss.uid == uid)?;
+        Some(loss.message.clone())
     }
 
-    /// Keeps a loss. Of several that were never told the first one stays.
+    /// Keeps a loss. Of several of one volume that were never told the first one stays.
     ///
     /// # Errors
     /// When it cannot be stored: then it is not kept.
-    pub(crate) fn keep(&self, volume: &str, why: &str) -> io::Result<()> {
-        let mut losses = self.losses();
-        if losses.contains_key(volume) {
+    pub(crate) fn keep(&self, volume: &str, uid: &str, message: &str) -> io::Result<()> {
+        let _alone = lock(&self.writing);
+        let mut next = lock(&self.losses).clone();
+        if next.get(volume).is_some_and(|loss| loss.uid == uid) {
             return Ok(());
         }
-        let mut next = losses.clone();
-        next.insert(volume.to_owned(), why.to_owned());
+        let loss = Loss {
+            uid: uid.to_owned(),
+            message: message.to_owned(),
+        };
+        next.insert(volume.to_owned(), loss.clone());
         kept::write(&self.path, &next)?;
-        *losses = next;
+        lock(&self.losses).insert(volume.to_owned(), loss);
         Ok(())
     }
 
-    /// It was told.
+    /// That was told of the volume; another loss that came since stays.
     ///
     /// # Errors
     /// When that cannot be stored: then a later process tells it once more.
-    pub(crate) fn forget(&self, volume: &str) -> io::Result<()> {
-        let mut losses = self.losses();
-        match losses.remove(volume) {
-            Some(_) => kept::write(&self.path, &*losses),
-            None => Ok(()),
+    pub(crate) fn forget(&self, volume: &str, message: &str) -> io::Result<()> {
+        {
+            let mut losses = lock(&self.losses);
+            if losses.get(volume).is_none_or(|loss| loss.message != message) {
+                return Ok(());
+            }
+            losses.remove(volume);
         }
-    }
-
-    /// Held while the file is written: two writers would lose one of two losses.
-    fn losses(&self) -> MutexGuard<'_, Losses> {
-        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+        let _alone = lock(&self.writing);
+        let left = lock(&self.losses).clone();
+        kept::write(&self.path, &left)
     }
 }
 
@@ -82,31 +103,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("not/there/yet");
         let first = Untold::load(&state).unwrap();
-        first.keep("pvc-1", "cut").unwrap();
-        first.keep("pvc-1", "cut once more").unwrap();
-        first.keep("pvc-2", "gone").unwrap();
+        first.keep("pvc-1", "u1", "cut").unwrap();
+        first.keep("pvc-1", "u1", "cut once more").unwrap();
+        first.keep("pvc-2", "u2", "gone").unwrap();
         let second = Untold::load(&state).unwrap();
-        assert_eq!(second.of("pvc-1").as_deref(), Some("cut"));
-        second.forget("pvc-1").unwrap();
-        assert_eq!(second.of("pvc-1"), None);
+        assert_eq!(second.of("pvc-1", "u1").as_deref(), Some("cut"));
+        second.forget("pvc-1", "another").unwrap();
+        second.forget("pvc-2", "gone").unwrap();
         let third = Untold::load(&state).unwrap();
-        assert_eq!((third.of("pvc-1"), third.of("pvc-2").as_deref()), (None, Some("gone")));
+        assert_eq!(third.of("pvc-1", "u1").as_deref(), Some("cut"));
+        assert_eq!(third.of("pvc-2", "u2"), None);
+    }
+
+    #[test]
+    fn a_volume_does_not_inherit_the_loss_of_another_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let untold = Untold::load(folder.path()).unwrap();
+        untold.keep("data", "u1", "cut").unwrap();
+        assert_eq!(untold.of("data", "u2"), None);
+        untold.keep("data", "u2", "gone").unwrap();
+        assert_eq!(untold.of("data", "u2").as_deref(), Some("gone"));
     }
 
     #[test]
     fn what_cannot_be_stored_is_not_kept_and_what_cannot_be_forgotten_is_told_again() {
         let folder = tempfile::tempdir().unwrap();
         let untold = Untold::load(folder.path()).unwrap();
-        untold.keep("pvc-1", "cut").unwrap();
+        untold.keep("pvc-1", "u1", "cut").unwrap();
         // A folder of that name cannot be replaced by a file.
         let new = folder.path().join("untold-losses.json.new");
         std::fs::create_dir(&new).unwrap();
-        untold.keep("pvc-2", "gone").unwrap_err();
-        assert_eq!(untold.of("pvc-2"), None);
-        untold.forget("pvc-1").unwrap_err();
-        assert_eq!(untold.of("pvc-1"), None, "this process has told it");
+        untold.keep("pvc-2", "u2", "gone").unwrap_err();
+        assert_eq!(untold.of("pvc-2", "u2"), None);
+        untold.forget("pvc-1", "cut").unwrap_err();
+        assert_eq!(untold.of("pvc-1", "u1"), None, "this process has told it");
         let later = Untold::load(folder.path()).unwrap();
-        assert_eq!(later.of("pvc-1").as_deref(), Some("cut"));
+        assert_eq!(later.of("pvc-1", "u1").as_deref(), Some("cut"));
     }
 
     #[test]
@@ -115,7 +147,7 @@ mod tests {
         let path = folder.path().join(FILE);
         std::fs::write(&path, "{\"pvc-1\": ").unwrap();
         let untold = Untold::load(folder.path()).unwrap();
-        assert_eq!(untold.of("pvc-1"), None);
+        assert_eq!(untold.of("pvc-1", "u1"), None);
         let aside = folder.path().join("untold-losses.json.unreadable");
         assert_eq!(std::fs::read_to_string(aside).unwrap(), "{\"pvc-1\": ");
     }

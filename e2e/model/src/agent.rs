@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use rds_crds::attachment;
 use rds_node_agent::attachment::decide::{Step, cut_at_target, decide};
+use rds_node_agent::attachment::loss::cut_off;
 use rds_node_agent::attachment::model::{
     Admission, AttachmentSeen, Fact, Grant, Host, InFlight, Reason, Report, Said, Seen, SessionSeen, Sessions, Use,
     VolumeSeen, Word as Condition,
@@ -131,7 +132,7 @@ fn step(view: &View) -> Do {
     };
     match decide(&seen(view)) {
         // There is no canary in the model, so nothing is asked; and nothing that was not told.
-        Step::Rest(_) | Step::Ask(_) | Step::ForgetLoss => Do::Rest,
+        Step::Rest(_) | Step::Ask(_) | Step::ForgetLoss(_) => Do::Rest,
         Step::RecordIntent(intent) => Do::Intend(u8::try_from(intent.generation).unwrap_or(0)),
         Step::Connect(grant) => Do::Connect(number(&grant.nqn)),
         Step::Disconnect(nqn, _) => Do::Disconnect(number(&nqn)),
@@ -244,6 +245,8 @@ fn seen(view: &View) -> Seen {
         let state = if view.live.contains(n) { "live" } else { "connecting" };
         session(*n, state, view.used)
     });
+    let losses: Vec<String> = view.controllers.iter().map(|n| cut_off(&name(*n))).collect();
+    let losses = losses.join("; ");
     Seen {
         host,
         prefix: "nqn".to_owned(),
@@ -264,7 +267,11 @@ fn seen(view: &View) -> Seen {
                 intent,
                 disconnected: view.attachment.disconnected,
                 report: Report {
-                    healthy: said.lost.then(condition(false, Reason::PossibleDataLoss)),
+                    // Whatever loss there was is said: which one is no matter of who can write.
+                    healthy: said.lost.then(|| Condition {
+                        message: losses,
+                        ..condition(false, Reason::PossibleDataLoss)()
+                    }),
                     connected: said.connected.then(condition(true, Reason::Connected)),
                     used_by: said.unused.then(Vec::new),
                     cleared: said.cleared,
@@ -279,7 +286,6 @@ fn seen(view: &View) -> Seen {
             true => Use::Used("pod".to_owned()),
             false => Use::Unused,
         },
-        // That a loss is told is no matter of who can write.
         untold: None,
         in_flight: match view.connecting {
             true => InFlight::Running,

@@ -239,7 +239,7 @@ impl Agent {
             leftover,
             users,
             in_flight: if connecting { InFlight::Running } else { InFlight::None },
-            untold: self.untold.of(&object.spec.volume),
+            untold: known.and_then(|v| self.untold.of(&object.spec.volume, v.metadata.uid.as_deref()?)),
             failure: memory.failure.clone(),
             may_retry: memory.retry_at.is_none_or(|at| at <= Instant::now()),
             watched: watched.is_some_and(|since| since.elapsed() >= WATCH_CANARY),
@@ -294,8 +294,8 @@ impl Agent {
                 self.disconnect(&name, nqn, key).await;
                 Ok(Again::Now)
             }
-            Step::ForgetLoss => {
-                self.forget_loss(object.spec.volume.clone()).await;
+            Step::ForgetLoss(loss) => {
+                self.forget_loss(object.spec.volume.clone(), loss).await;
                 Ok(Again::Now)
             }
             Step::Rest(wait) => {
@@ -379,7 +379,7 @@ impl Agent {
 }
 
 /// Locks, poisoned or not: nothing here panics between two writes.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

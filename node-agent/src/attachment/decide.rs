@@ -26,8 +26,8 @@ pub enum Step {
     Report(Report),
     /// End the session, for this reason and no other.
     Disconnect(String, Key),
-    /// The loss of which nobody could be told is said now.
-    ForgetLoss,
+    /// That loss, of which nobody could be told, is said now.
+    ForgetLoss(String),
     /// Compare-and-swap: the last word.
     DeclareDisconnected(Last, Report),
     /// Nothing now.
@@ -174,8 +174,8 @@ impl Look<'_> {
         let volume = self.volume?;
         let mut all = self.sessions.iter();
         let old = all.find(|s| cut_at_target(&self.seen.prefix, s, volume))?;
-        if !self.has_said_a_loss() {
-            return Some(self.say_loss(cut_off(&old.nqn)));
+        if let Some(step) = self.loss_to_say(&cut_off(&old.nqn)) {
+            return Some(step);
         }
         Some(self.disconnect(old, Key::Fenced))
     }
@@ -375,7 +375,7 @@ impl Look<'_> {
             | Step::Ask(_)
             | Step::Report(_)
             | Step::Disconnect(..)
-            | Step::ForgetLoss
+            | Step::ForgetLoss(_)
             | Step::DeclareDisconnected(..)) => step,
         }
     }

@@ -239,7 +239,7 @@ impl World {
                 }
                 self.sessions.remove(&nqn);
             }
-            Step::ForgetLoss => {
+            Step::ForgetLoss(_) => {
                 let told = said
                     .report
                     .healthy

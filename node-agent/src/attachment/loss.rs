@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::ResourceExt;
+use rds_crds::RdsVolume;
 use tracing::warn;
 
 use super::act::Agent;
@@ -14,37 +16,54 @@ use super::reach::blocking;
 const STORE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is said of a session that the target has cut.
-pub(super) fn cut_off(nqn: &str) -> String {
+#[must_use]
+pub fn cut_off(nqn: &str) -> String {
     format!(
         "this node was cut from the volume while it was connected as {nqn}: what it had not written by then is lost. Check the data, \
          and restart the pods that used it here"
     )
 }
 
+/// What is said of a loss where an earlier one is said already: both. Nobody can take a loss back, and none hides another.
+pub(crate) fn with_loss(said: Option<&str>, loss: &str) -> String {
+    // Conditions are at most 32 KiB long; what comes first is what was not looked at for longest.
+    const LONGEST: usize = 4000;
+    let text = match said {
+        Some(said) if said.contains(loss) => said.to_owned(),
+        Some(said) => format!("{said}; {loss}"),
+        None => loss.to_owned(),
+    };
+    text.chars().take(LONGEST).collect()
+}
+
 impl Look<'_> {
     /// A loss that was found while nobody could be told. It is forgotten once it is stored; an attachment that has said its last word
     /// may be gone before anybody hears of it.
     pub(super) fn untold(&self) -> Option<Step> {
-        let why = self.seen.untold.as_ref()?;
-        if self.has_said_a_loss() {
-            return Some(Step::ForgetLoss);
+        let loss = self.seen.untold.as_ref()?;
+        match self.loss_to_say(loss) {
+            None => Some(Step::ForgetLoss(loss.clone())),
+            Some(_) if self.seen.attachment.said.disconnected => None,
+            say => say,
         }
-        (!self.seen.attachment.said.disconnected).then(|| self.say_loss(why.clone()))
     }
 
-    pub(super) fn has_said_a_loss(&self) -> bool {
-        let said = &self.seen.attachment.said.report;
-        said.healthy.as_ref().map(|w| w.reason) == Some(Reason::PossibleDataLoss)
-    }
-
-    pub(super) fn say_loss(&self, message: String) -> Step {
+    /// Says that loss, unless that is stored already.
+    pub(super) fn loss_to_say(&self, loss: &str) -> Option<Step> {
+        let said = self.seen.attachment.said.report.healthy.as_ref();
+        let losses = said.filter(|w| w.reason == Reason::PossibleDataLoss);
+        let losses = losses.map(|w| w.message.as_str());
+        let message = with_loss(losses, loss);
+        if losses == Some(message.as_str()) {
+            return None;
+        }
         let mut report = self.report(None);
         report.healthy = Some(Word {
             status: false,
             reason: Reason::PossibleDataLoss,
             message,
         });
-        Step::Report(report)
+        Some(Step::Report(report))
     }
 }
 
@@ -53,28 +72,48 @@ impl Agent {
     ///
     /// # Errors
     /// When it cannot be stored.
-    pub(crate) async fn keep_loss(&self, volume: &str, why: &str) -> Result<(), String> {
-        let (untold, volume) = (self.untold.clone(), volume.to_owned());
-        let why = format!(
-            "{why} (found at {:.0}, when node {} had no RdsAttachment of it)",
+    pub(crate) async fn keep_loss(&self, volume: &RdsVolume, loss: &str) -> Result<(), String> {
+        let untold = self.untold.clone();
+        let (name, uid) = (volume.name_any(), volume.uid().unwrap_or_default());
+        let loss = format!(
+            "{loss} (found at {:.0}, when node {} had no RdsAttachment of it)",
             Timestamp::now(),
             self.node()
         );
         let kept = blocking(STORE_WITHIN, move || {
-            untold.keep(&volume, &why).map_err(|e| e.to_string())
+            untold.keep(&name, &uid, &loss).map_err(|e| e.to_string())
         });
         kept.await.unwrap_or_else(Err)
     }
 
-    /// The loss of that volume was told.
-    pub(super) async fn forget_loss(&self, volume: String) {
+    /// That loss of the volume was told.
+    pub(super) async fn forget_loss(&self, volume: String, loss: String) {
         let (untold, name) = (self.untold.clone(), volume.clone());
-        let forgotten = blocking(STORE_WITHIN, move || untold.forget(&volume).map_err(|e| e.to_string()));
+        let forgotten = blocking(STORE_WITHIN, move || {
+            untold.forget(&volume, &loss).map_err(|e| e.to_string())
+        });
         if let Err(why) = forgotten.await.unwrap_or_else(Err) {
             warn!(
                 volume = name,
                 why, "a loss that was told cannot be forgotten: the next agent process tells it once more"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i7_no_loss_hides_another() {
+        let first = with_loss(None, "cut as g1");
+        assert_eq!(with_loss(Some(&first), "cut as g1"), first);
+        let both = with_loss(Some(&first), "the disk went");
+        assert_eq!(both, "cut as g1; the disk went");
+        assert_eq!(with_loss(Some(&both), "cut as g1"), both);
+        // Where there is no room for more, what is stored counts as said.
+        let long = with_loss(Some(&"x".repeat(5000)), "cut");
+        assert_eq!((long.len(), with_loss(Some(&long), "cut")), (4000, long.clone()));
     }
 }

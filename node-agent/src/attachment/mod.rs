@@ -9,7 +9,7 @@ pub mod decide;
 #[cfg(test)]
 mod explore;
 mod lonely;
-mod loss;
+pub mod loss;
 pub mod model;
 pub mod namespace;
 pub mod observe;

@@ -7,6 +7,7 @@ use rds_crds::attachment::{AgentStatus, kind};
 use rds_crds::condition::{Saying, find_condition, set_condition};
 
 use super::act::{Again, Agent, lock};
+use super::loss::with_loss;
 use super::model::Reason;
 use super::namespace::{Shown, Verdict, judge};
 use super::observe;
@@ -100,15 +101,18 @@ impl Written {
     }
 }
 
-/// Says one condition of the data path. A loss that was reported stays.
+/// Says one condition of the data path. A loss that was reported stays, and another is said beside it.
 pub(crate) fn say(agent: &mut AgentStatus, kind: &str, status: bool, reason: Reason, message: &str, now: Timestamp) {
-    let lost = find_condition(&agent.conditions, kind::HEALTHY)
-        .is_some_and(|c| c.reason == Reason::PossibleDataLoss.as_str() && c.status == "False");
-    if kind == kind::HEALTHY && lost {
-        return;
-    }
     // Conditions are at most 32 KiB long.
-    let message: String = message.chars().take(4000).collect();
+    let mut message: String = message.chars().take(4000).collect();
+    let lost = find_condition(&agent.conditions, kind::HEALTHY)
+        .filter(|c| c.reason == Reason::PossibleDataLoss.as_str() && c.status == "False");
+    if let Some(lost) = lost.filter(|_| kind == kind::HEALTHY) {
+        if reason != Reason::PossibleDataLoss {
+            return;
+        }
+        message = with_loss(Some(&lost.message), &message);
+    }
     let saying = Saying {
         kind,
         status: Some(status),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use rds_crds::RdsVolume;
-use rds_crds::identity::attachment_name;
+use rds_crds::identity::{attachment_name, is_canary};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -127,7 +127,9 @@ async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
     match key {
         Key::Fenced => {
             // Said first, as with an attachment: a crash would forget it.
-            if let Err(why) = agent.keep_loss(&volume, &cut_off(nqn)).await {
+            if let Some(volume) = volume
+                && let Err(why) = agent.keep_loss(&volume, &cut_off(nqn)).await
+            {
                 warn!(
                     nqn,
                     why, "this node was cut at the target; that cannot be kept, so it is not disconnected yet"
@@ -156,8 +158,12 @@ async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
     }
 }
 
-/// One look, all of it read live: the volume's name, empty where no volume has that NQN, and what follows.
-async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<(String, Verdict), kube::Error> {
+/// One look, all of it read live: the volume whose data is lost when its session was cut, and what follows.
+async fn look(
+    agent: &Agent,
+    session: &Session,
+    memory: &mut Lonely,
+) -> Result<(Option<RdsVolume>, Verdict), kube::Error> {
     let base = nqn::base(&session.nqn);
     let volume = volume_of(agent, base).await?;
     let mut seen = LonelySeen {
@@ -199,8 +205,8 @@ async fn look(agent: &Agent, session: &Session, memory: &mut Lonely) -> Result<(
         // Last: it is what may have changed by now.
         seen.attachment = agent.attachments().get_opt(&attachment).await?.is_some();
     }
-    let name = volume.and_then(|v| v.metadata.name).unwrap_or_default();
-    Ok((name, judge(agent.prefix(), &seen)))
+    // A canary has no data, and its name never comes again.
+    Ok((volume.filter(|v| !is_canary(v)), judge(agent.prefix(), &seen)))
 }
 
 async fn volume_of(agent: &Agent, base: &str) -> Result<Option<RdsVolume>, kube::Error> {

@@ -1,6 +1,7 @@
 //! What is said of an attachment as things are: pure.
 
 use super::decide::Look;
+use super::loss::with_loss;
 use super::model::{Reason, Report, SessionSeen, Use, Word};
 use super::namespace::{Shown, Verdict, judge, refusal};
 
@@ -55,14 +56,18 @@ impl Look<'_> {
         judge(said.intent.as_ref(), said.report.namespace.as_ref(), &shown)
     }
 
-    /// What the data path has said of it stands, but for what is seen to be over; and nobody can take a loss back.
+    /// What the data path has said of it stands, but for what is seen to be over; nobody can take a loss back, and none hides another.
     fn healthy(&self, session: Option<&SessionSeen>, identity: &Verdict) -> Option<Word> {
         let said = self.seen.attachment.said.report.healthy.clone();
-        if said.as_ref().is_some_and(|w| w.reason == Reason::PossibleDataLoss) {
-            return said;
-        }
-        if let Some(lost) = self.taken_away(session) {
-            return Some(lost);
+        let before = said.as_ref().filter(|w| w.reason == Reason::PossibleDataLoss);
+        match (before, self.taken_away(session)) {
+            (Some(before), Some(lost)) => {
+                let message = with_loss(Some(&before.message), &lost.message);
+                return Some(Word { message, ..lost });
+            }
+            (None, Some(lost)) => return Some(lost),
+            (Some(_), None) => return said,
+            (None, None) => {}
         }
         match (session, identity) {
             (Some(session), Verdict::Changed(was)) => Some(Word {

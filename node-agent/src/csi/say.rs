@@ -130,11 +130,21 @@ impl Node {
             }
             None => None,
         };
-        if told.is_none() {
-            let kept = self.agent.keep_loss(call.volume(), &message).await;
-            kept.map_err(|e| Failure::Unavailable(format!("keep a possible data loss of {}: {e}", call.volume())))?;
-            // There may be one again.
-            self.wake(&name);
+        if told.is_some() {
+            return Ok(());
+        }
+        let volume = self.agent.volumes().get_opt(call.volume()).await;
+        match volume.map_err(|e| Failure::api(&format!("read RdsVolume {}", call.volume()), &e))? {
+            Some(volume) => {
+                let kept = self.agent.keep_loss(&volume, &message).await;
+                kept.map_err(|e| Failure::Unavailable(format!("keep a possible data loss of {}: {e}", call.volume())))?;
+                // There may be an attachment again.
+                self.wake(&name);
+            }
+            None => warn!(
+                volume = call.volume(),
+                "the RdsVolume is gone too: nobody is left to be told"
+            ),
         }
         Ok(())
     }

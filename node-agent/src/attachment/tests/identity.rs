@@ -65,6 +65,19 @@ fn a_loss_is_not_covered_by_a_change_of_identity() {
 }
 
 #[test]
+fn i7_a_disk_that_goes_is_said_beside_an_earlier_loss() {
+    let mut seen = shows(with_intent(), "nvme0/7", Some(A), Use::Used("a mount".into()));
+    seen.attachment.said.report.healthy = Some(Word {
+        status: false,
+        reason: Reason::PossibleDataLoss,
+        message: "cut in the night".into(),
+    });
+    let lost = settled(shows(settled(seen), "nvme0/7", None, Use::Used("a mount".into())));
+    let said = lost.attachment.said.report.healthy.unwrap().message;
+    assert!(said.starts_with("cut in the night; the disk behind"), "{said}");
+}
+
+#[test]
 fn what_this_boot_has_not_meant_to_connect_is_not_recorded() {
     let mut seen = shows(with_intent(), "nvme0/7", Some(A), Use::Unused);
     seen.attachment.said.intent.as_mut().unwrap().boot_id = "before".into();

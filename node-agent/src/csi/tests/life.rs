@@ -275,6 +275,14 @@ async fn i7_unstage_waits_for_a_target_that_is_away_and_says_a_loss_loudly() {
     lab.host.world().disk = Fake::new().world().disk.clone();
     lab.stage(stage(writer())).await.unwrap();
     assert_eq!(lab.api.condition("Healthy"), "False PossibleDataLoss");
+    // Another loss is said beside it.
+    lab.host.world().flushed = Flushed::Lost("syncfs: EIO".into());
+    lab.unstage().await.unwrap();
+    let said = lab.api.agent("/conditions").to_string();
+    assert!(
+        said.contains("device was gone") && said.contains("syncfs: EIO"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -329,7 +337,7 @@ async fn i7_a_loss_without_an_attachment_is_kept_for_the_next_one() {
     }
     lab.unstage().await.unwrap();
     assert_eq!(lab.host.log(), ["flush unmount"]);
-    let kept = Untold::load(lab.state.path()).unwrap().of(VOLUME).unwrap();
+    let kept = Untold::load(lab.state.path()).unwrap().of(VOLUME, api::UID).unwrap();
     assert!(
         kept.contains("syncfs: EIO") && kept.contains("node n1 had no RdsAttachment"),
         "{kept}"
