@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use rds_crds::RdsVolume;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::telemetry::chain;
 use crate::world::World;
 
 use super::api::ApiError;
+use super::lonely;
 use super::reconcile::{Context, reconcile};
 
 /// A volume that shall be looked at, by name.
@@ -34,7 +35,7 @@ pub(crate) async fn run(
     let changes = relevant(context.world.volumes.changes());
     let triggers = stream::unfold(triggers, |mut rx| async move { rx.recv().await.map(|name| (name, rx)) });
     let names = stream::select(stream::select(changes, triggers), neighbours(&context.world));
-    let lonely = release_lonely(context.world.clone(), stop.clone());
+    let lonely = lonely::run(context.world.clone(), stop.clone());
     let names = names.map(|name| (name, Duration::ZERO));
     let work = queue::work(names, concurrency.into(), stop, |name| pass(name, context.clone()));
     tokio::join!(work, lonely);
@@ -104,35 +105,6 @@ fn node_fingerprint(node: &Node) -> u64 {
     )
         .hash(&mut hasher);
     hasher.finish()
-}
-
-/// Attachments of volumes that do not exist hold nothing: their deletion goes through once a live read has said so.
-async fn release_lonely(world: World, stop: CancellationToken) {
-    let mut changes = std::pin::pin!(world.attachments.changes());
-    while let Some(Some(attachment)) = stop.run_until_cancelled(changes.next()).await {
-        if attachment.metadata.deletion_timestamp.is_none() || world.volumes.has(&attachment.spec.volume) {
-            continue;
-        }
-        let volumes: Api<RdsVolume> = Api::all(world.client.clone());
-        match volumes.get_opt(&attachment.spec.volume).await {
-            Ok(None) => {
-                let store = crate::attachment::Store::new(&world.client);
-                if let Err(error) = store.release_object(&attachment).await {
-                    warn!(
-                        attachment = attachment.name_any(),
-                        error = chain(&error),
-                        "cannot let it go"
-                    );
-                }
-            }
-            Ok(Some(_)) => {}
-            Err(error) => warn!(
-                attachment = attachment.name_any(),
-                error = chain(&error),
-                "cannot read its volume"
-            ),
-        }
-    }
 }
 
 /// Only what a person, the CSI services or the API server change: our own status writes wake nobody.

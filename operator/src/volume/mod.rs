@@ -10,6 +10,7 @@ mod controller;
 mod creation;
 mod decide;
 mod deletion;
+mod lonely;
 mod model;
 mod problem;
 mod reconcile;
