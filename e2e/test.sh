@@ -15,12 +15,12 @@ step "documentation builds without warnings"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 step "build"
 # Lanes run beside each other, each program of a lane after the other. The first is all that Cargo runs by itself;
-# e2e/harness/Cargo.toml leaves the others out of it. The last one is the nodes in virtual machines: it takes as long as any other and
-# keeps one processor busy. The machine of `vm` runs when that lane ends or has ended.
+# e2e/harness/Cargo.toml leaves the others out of it. The last one is the nodes in virtual machines, which keep one processor busy; the
+# machine of `vm` runs when that lane ends or has ended. All three take about as long.
 lanes=(
     ""
-    "--test attach_edges --test crash_attach --test fencing --test migration --test vm"
-    "--test nodes --test vm_agent"
+    "--test crash --test crash_attach --test fencing --test migration --test vm"
+    "--test attach_edges --test nodes --test vm_agent"
 )
 cargo test --workspace --no-run --quiet # and the programs that the tests start
 read -ra beside <<<"${lanes[*]}"
