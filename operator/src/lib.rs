@@ -1,6 +1,7 @@
 //! Operator for MikroTik ROSE Data Servers.
 
 pub mod attachment;
+pub mod clients;
 pub mod config;
 pub mod crash;
 pub mod csi;

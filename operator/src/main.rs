@@ -5,13 +5,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use csi_proto::server::socket::bind;
-use kube::Client;
 use rds_operator::attachment::AttachmentMetrics;
+use rds_operator::clients::Clients;
 use rds_operator::config::Config;
 use rds_operator::csi::{Csi, SOCKET_MODE, Settings};
 use rds_operator::health::{self, Health};
@@ -96,8 +95,8 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Ok(health::serve(metrics_listener, probe, series, stop).await?)
     });
 
-    let (client, lease_client) = clients(config.lease_grace).await?;
-    let (world, loops) = World::new(client, &config.namespace, &health, &telemetry, &base.stop());
+    let clients = Clients::infer(config.lease_grace).await?;
+    let (world, loops) = World::new(&clients, &config.namespace, &health, &telemetry, &base.stop());
     for (name, watch) in loops {
         base.spawn(name, watch);
     }
@@ -109,7 +108,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
         metrics,
         attachments: AttachmentMetrics::new(&telemetry)?,
         telemetry: telemetry.clone(),
-        lease_client,
+        lease_client: clients.lease,
     };
     work.spawn("leader", leader::run(setup, work.stop()));
 
@@ -138,17 +137,4 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     // The next process replaces a stale socket too; this spares sidecars a connection to nobody.
     let _ = std::fs::remove_file(config.endpoint.path());
     Ok(code)
-}
-
-/// The client for everything, and one for the Lease alone, which gives up sooner than a Lease is lost.
-async fn clients(lease_grace: Duration) -> anyhow::Result<(Client, Client)> {
-    let inferred = kube::Config::infer()
-        .await
-        .context("no way to the API server, set KUBECONFIG or run in a pod")?;
-    let mut impatient = inferred.clone();
-    let patience = (lease_grace / 2).max(Duration::from_secs(1));
-    impatient.connect_timeout = Some(patience);
-    impatient.read_timeout = Some(patience);
-    impatient.write_timeout = Some(patience);
-    Ok((Client::try_from(inferred)?, Client::try_from(impatient)?))
 }

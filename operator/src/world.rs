@@ -11,6 +11,7 @@ mod watched;
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -21,19 +22,19 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use self::index::Words;
 pub use self::watched::{Feed, Kept, WaitEnded, Watched};
+use crate::clients::{Clients, heard};
 use crate::health::{Health, Heartbeat, Readiness};
 use crate::telemetry::{Telemetry, chain};
 
-/// A watch without success for three times its own timeout (290 s) is stuck.
+/// A watch is asked for anew every 290 s. One to which nothing was answered for three times that is stuck.
 const WATCH_MAX_AGE: Duration = Duration::from_secs(870);
-/// An idle watch is silent; it counts as well when it has not failed for this long.
-const QUIET_IS_WELL: Duration = Duration::from_secs(120);
 
 /// Objects in one answer of a list. An RdsVolume comes as 11 KB, most of it managed fields, and takes some times that while it is
 /// read: with the 500 of kube's default the start would need more memory than ten thousand volumes at rest.
@@ -64,7 +65,7 @@ pub struct World {
 impl World {
     /// The view and the watch loops that feed it; each runs until `stop`.
     pub fn new(
-        client: Client,
+        clients: &Clients,
         namespace: &str,
         health: &Health,
         telemetry: &Telemetry,
@@ -72,7 +73,7 @@ impl World {
     ) -> (Self, Vec<(&'static str, Loop)>) {
         let mut loops = Vec::new();
         let mut watch = Watches {
-            client: &client,
+            client: &clients.watches,
             health,
             telemetry,
             stop,
@@ -91,7 +92,7 @@ impl World {
             leases: watch.add("Lease", "watch of Leases", "cache of Leases", |c| {
                 Api::namespaced(c, namespace)
             }),
-            client: client.clone(),
+            client: clients.main.clone(),
             closing: CancellationToken::new(),
         };
         (world, loops)
@@ -153,14 +154,16 @@ impl Watches<'_> {
         K: Kept + Clone + Debug,
     {
         let (watched, feeder) = Watched::new(kind);
+        let answered = Arc::new(Notify::new());
+        let client = heard(self.client.clone(), answered.clone());
         let context = Context {
+            answered,
             beat: self.health.heartbeat(watch, WATCH_MAX_AGE),
             ready: self.health.readiness(cache),
             telemetry: self.telemetry.clone(),
             stop: self.stop.clone(),
         };
-        self.loops
-            .push((watch, Box::pin(feed(feeder, api(self.client.clone()), context))));
+        self.loops.push((watch, Box::pin(feed(feeder, api(client), context))));
         watched
     }
 }
@@ -175,6 +178,8 @@ fn slim<K: Resource>(object: &mut K) {
 }
 
 struct Context {
+    /// An idle watch is silent, also about having been taken up: so the answers to its requests are heard of.
+    answered: Arc<Notify>,
     beat: Heartbeat,
     ready: Readiness,
     telemetry: Telemetry,
@@ -187,6 +192,7 @@ where
     K: Kept + Clone + Debug,
 {
     let Context {
+        answered,
         beat,
         ready,
         telemetry,
@@ -199,14 +205,18 @@ where
         .boxed();
     let mut tick = interval(Duration::from_secs(10));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failed: Option<Instant> = None;
+    let mut failing = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            () = answered.notified() => {
+                failing = false;
+                beat.beat();
+            }
             event = events.next() => match event {
                 None => anyhow::bail!("the watch of {kind} ended"),
                 Some(Ok(event)) => {
-                    failed = None;
+                    failing = false;
                     let filled = matches!(event, Event::InitDone);
                     feed.take(event);
                     if filled {
@@ -217,19 +227,14 @@ where
                     beat.beat();
                 }
                 Some(Err(e)) => {
-                    if failed.is_none() {
+                    if !failing {
                         warn!(kind, error = chain(&e), "the watch failed, it is tried again");
                     }
-                    failed = Some(Instant::now());
+                    failing = true;
                     telemetry.watch_failures.with_label_values(&[kind]).inc();
                 }
             },
-            _ = tick.tick() => {
-                if failed.is_none_or(|at| at.elapsed() > QUIET_IS_WELL) && feed.cache().is_synced() {
-                    beat.beat();
-                }
-                sample(&telemetry, feed.cache());
-            }
+            _ = tick.tick() => sample(&telemetry, feed.cache()),
         }
     }
 }
@@ -253,9 +258,63 @@ fn sample<K: Kept>(telemetry: &Telemetry, cache: &Watched<K>) {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use futures::stream;
+    use http::{Request, Response};
     use kube::ResourceExt;
+    use tokio::time::sleep;
+    use tower::service_fn;
 
     use super::*;
+
+    /// An API server with nothing in it, whose watches are taken up and stay silent, or are not even answered.
+    fn server(answers: bool) -> Client {
+        let service = service_fn(move |request: Request<kube::client::Body>| async move {
+            if !request.uri().query().is_some_and(|q| q.contains("watch=true")) {
+                let list = r#"{"apiVersion":"coordination.k8s.io/v1","kind":"LeaseList","metadata":{"resourceVersion":"1"},"items":[]}"#;
+                return Ok(Response::new(Body::from(list)));
+            }
+            if !answers {
+                std::future::pending::<()>().await;
+            }
+            let silent = stream::once(async {
+                sleep(Duration::from_secs(290)).await;
+                Ok::<_, std::io::Error>("")
+            });
+            Ok::<_, std::io::Error>(Response::new(Body::from_stream(silent)))
+        });
+        Client::new(service, "default")
+    }
+
+    async fn stuck_after_an_hour(answers: bool) -> Vec<String> {
+        let (health, stop) = (Health::default(), CancellationToken::new());
+        let telemetry = Telemetry::new().unwrap();
+        let mut loops = Vec::new();
+        let mut watches = Watches {
+            client: &server(answers),
+            health: &health,
+            telemetry: &telemetry,
+            stop: &stop,
+            loops: &mut loops,
+        };
+        let cache: Watched<Lease> = watches.add("Lease", "watch of Leases", "cache of Leases", Api::all);
+        let running: Vec<_> = loops.into_iter().map(|(_, watch)| tokio::spawn(watch)).collect();
+        sleep(Duration::from_secs(3600)).await;
+        assert!(cache.is_synced(), "the list was answered");
+        let stuck = health.stuck(Instant::now());
+        running.into_iter().for_each(|watch| watch.abort());
+        stuck
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_never_answered_is_no_progress() {
+        assert_eq!(stuck_after_an_hour(false).await.len(), 1);
+        assert_eq!(
+            stuck_after_an_hour(true).await,
+            Vec::<String>::new(),
+            "silent, and at work"
+        );
+    }
 
     #[test]
     fn the_cache_keeps_only_what_is_read() {
