@@ -38,7 +38,7 @@ pub struct Config {
     /// How long a Lease is good for without renewal; a successor waits that long.
     #[arg(long, env = "LEADER_ELECT_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     pub lease_duration: Duration,
-    /// How long before the end of an unrenewed Lease its holder stops acting.
+    /// How long before the end of a Lease its holder begins to renew it. What could not be renewed ends the lead 1 s before its end.
     #[arg(long, env = "LEADER_ELECT_LEASE_GRACE", default_value = "5s", value_parser = duration)]
     pub lease_grace: Duration,
     /// Form of the log lines on stderr. What is logged follows RUST_LOG, by default `info`.
@@ -73,7 +73,30 @@ pub struct Config {
     pub concurrency: u16,
 }
 
+/// Shortest grace: a renewal needs some time, and the lead ends 1 s before the Lease does.
+const SHORTEST_GRACE: Duration = Duration::from_secs(2);
+
 impl Config {
+    /// These flags, if they go together.
+    ///
+    /// # Errors
+    /// Which ones do not, and what to do.
+    pub fn checked(self) -> Result<Self, String> {
+        let (duration, grace) = (self.lease_duration, self.lease_grace);
+        let why = if duration.subsec_nanos() != 0 || grace.subsec_nanos() != 0 {
+            "a Lease counts whole seconds"
+        } else if grace < SHORTEST_GRACE {
+            "the grace has to be at least 2s, or a renewal has no time"
+        } else if grace >= duration {
+            "the grace has to be shorter than the Lease, or its holder renews it without a pause"
+        } else {
+            return Ok(self);
+        };
+        Err(format!(
+            "--lease-duration {duration:?} with --lease-grace {grace:?}: {why}; give for example --lease-duration 15s --lease-grace 5s"
+        ))
+    }
+
     /// The name under which this process holds the Lease.
     #[must_use]
     pub fn identity(&self) -> String {
@@ -165,6 +188,28 @@ mod tests {
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(example), "{flag} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_kept_is_refused_with_both_flags() {
+        let check = |duration: &str, grace: &str| {
+            let flags = ["rds-operator", "--lease-duration", duration, "--lease-grace", grace];
+            Config::try_parse_from(flags).unwrap().checked()
+        };
+        assert!(Config::parse_from(["rds-operator"]).checked().is_ok());
+        assert!(check("3s", "2s").is_ok());
+        for (duration, grace, why) in [
+            ("15s", "15s", "shorter"),
+            ("5s", "15s", "shorter"),
+            ("15s", "1s", "at least 2s"),
+            ("900ms", "2s", "whole seconds"),
+            ("15s", "2500ms", "whole seconds"),
+        ] {
+            let error = check(duration, grace).unwrap_err();
+            for word in ["--lease-duration 15s", "--lease-grace 5s", why] {
+                assert!(error.contains(word), "{error}");
+            }
         }
     }
 

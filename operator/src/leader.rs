@@ -4,7 +4,10 @@
 //! reconcilers; the process ends only if they have not stopped in 5 s, as the CSI sidecars would die with it and forget their
 //! work. Safety does not rest on this: every mutation follows a compare-and-swap and tests its token on the appliance (I18).
 
+mod tenure;
+
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,10 +17,11 @@ use kube::{Api, Client, ResourceExt};
 use kube_lease_manager::{LeaseManager, LeaseManagerBuilder};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::tenure::Tenure;
 use crate::attachment::AttachmentMetrics;
 use crate::config::Config;
 use crate::events::Announcer;
@@ -29,6 +33,9 @@ use crate::{attachment, server, volume};
 
 /// How long cancelled reconcilers may take to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause between a renewal that failed and the next try.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What the reconcilers work with.
 #[derive(Clone)]
@@ -43,17 +50,18 @@ pub struct Setup {
     pub attachments: AttachmentMetrics,
     /// The other series.
     pub telemetry: Telemetry,
-    /// Client for the Lease alone, with timeouts shorter than the Lease: an API server that does not answer must not
-    /// keep a leader in its belief.
+    /// Client for the Lease alone, with timeouts shorter than the Lease, so that a renewal can be tried again.
     pub lease_client: Client,
 }
 
 /// Stands for election until `stop`, and runs the reconcilers while elected.
-pub async fn run(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(mut setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
+    let tenure = Tenure::new(&setup.config.identity());
+    setup.lease_client = tenure.listen(setup.lease_client);
     // A manager tells changes only, and one whose holder gave up by itself believes that it still leads: it would renew the Lease
     // for ever and never speak again. So each term has a manager of its own.
     while let Some(manager) = manager(&setup, &stop).await {
-        term(&setup, &manager, &stop).await?;
+        term(&setup, &manager, &tenure, &stop).await?;
         if stop.is_cancelled() {
             // A successor need not wait for the Lease to expire.
             if let Ok(Err(error)) = timeout(Duration::from_secs(2), manager.release()).await {
@@ -66,22 +74,37 @@ pub async fn run(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// Waits to be elected, and leads until the Lease is lost.
-async fn term(setup: &Setup, manager: &LeaseManager, stop: &CancellationToken) -> anyhow::Result<()> {
+async fn term(setup: &Setup, manager: &LeaseManager, tenure: &Tenure, stop: &CancellationToken) -> anyhow::Result<()> {
+    if !elected(manager, tenure, stop).await {
+        return Ok(());
+    }
+    info!("elected");
+    let reconcilers = tokio::spawn(reconcile(setup.clone(), stop.clone()));
+    lead(reconcilers, manager, tenure, stop).await
+}
+
+/// Waits for a Lease that is ours and not over; false if `stop` came first.
+async fn elected(manager: &LeaseManager, tenure: &Tenure, stop: &CancellationToken) -> bool {
+    let mut holder = false;
     while !stop.is_cancelled() {
-        let elected = tokio::select! {
+        if holder && tenure.lasts() {
+            return true;
+        }
+        let changed = tokio::select! {
             () = stop.cancelled() => break,
-            elected = manager.changed() => elected,
+            // A Lease in our name may be left from a former life, and over: the manager renews it, and has told all that it tells.
+            () = tenure.begun(), if holder => continue,
+            changed = manager.changed() => changed,
         };
-        match elected {
-            Ok(true) => return lead(setup, manager, stop).await,
-            Ok(false) => {}
+        match changed {
+            Ok(now) => holder = now,
             Err(error) => {
                 warn!(error = chain(&error), "cannot read the Lease");
                 stop.run_until_cancelled(sleep(Duration::from_secs(1))).await;
             }
         }
     }
-    Ok(())
+    false
 }
 
 /// The lease manager; its first request is repeated until the API server answers.
@@ -102,55 +125,33 @@ async fn manager(setup: &Setup, stop: &CancellationToken) -> Option<LeaseManager
     }
 }
 
-/// For how long the Lease could not be renewed.
-struct Failing {
-    since: Option<Instant>,
-    /// A renewal is due that long after the one before.
-    every: Duration,
-    patience: Duration,
-}
-
-impl Failing {
-    fn new(duration: Duration, grace: Duration) -> Self {
-        Self {
-            since: None,
-            every: duration.saturating_sub(grace),
-            patience: grace.saturating_sub(Duration::from_millis(1500)),
-        }
-    }
-
-    /// A call that was made at `asked` ended in an error now: whether the lead has to be given up. The manager says nothing of a
-    /// renewal that went well; but a call only lasts as long as from one to the next if there was one, as requests end sooner.
-    fn too_long(&mut self, asked: Instant, now: Instant) -> bool {
-        if now.duration_since(asked) >= self.every {
-            self.since = None;
-        }
-        now.duration_since(*self.since.get_or_insert(now)) >= self.patience
-    }
-}
-
-/// Runs the reconcilers until the Lease is lost or `stop`.
-async fn lead(setup: &Setup, manager: &LeaseManager, stop: &CancellationToken) -> anyhow::Result<()> {
-    info!("elected");
-    let mut reconcilers: JoinHandle<anyhow::Result<()>> = tokio::spawn(reconcile(setup.clone(), stop.clone()));
-    let mut failing = Failing::new(setup.config.lease_duration, setup.config.lease_grace);
+/// Watches over the reconcilers until the Lease is lost or they end with `stop`.
+async fn lead(
+    mut reconcilers: JoinHandle<anyhow::Result<()>>,
+    manager: &LeaseManager,
+    tenure: &Tenure,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let ask = |pause: Duration| async move {
+        sleep(pause).await;
+        manager.changed().await
+    };
+    let mut asking = pin!(ask(Duration::ZERO));
     loop {
-        let asked = Instant::now();
         tokio::select! {
             ended = &mut reconcilers => {
                 ended.context("the reconcilers died")??;
                 if stop.is_cancelled() { return Ok(()) }
                 bail!("the reconcilers ended by themselves");
             }
-            changed = manager.changed() => match changed {
-                Ok(true) => failing.since = None,
+            // Whatever the requests do: this does not depend on their ever ending.
+            () = tenure.over() => break,
+            changed = &mut asking => match changed {
+                Ok(true) => asking.set(ask(Duration::ZERO)),
                 Ok(false) => break,
                 Err(error) => {
                     warn!(error = chain(&error), "cannot renew the Lease");
-                    if failing.too_long(asked, Instant::now()) {
-                        break;
-                    }
-                    sleep(Duration::from_millis(500)).await;
+                    asking.set(ask(AGAIN));
                 }
             },
         }
@@ -260,18 +261,110 @@ async fn cluster_id(client: &Client, stop: &CancellationToken) -> Option<Cluster
 
 #[cfg(test)]
 mod tests {
+    use http::{Method, Request, Response, StatusCode};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tokio::time::Instant;
+    use tower::service_fn;
+
     use super::*;
 
-    #[tokio::test]
-    async fn only_failures_in_a_row_end_the_lead() {
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut failing = Failing::new(Duration::from_secs(15), Duration::from_secs(5));
-        assert!(!failing.too_long(at(0), at(12_500)), "the first one");
-        assert!(!failing.too_long(at(13_000), at(15_500)), "3 s of failures");
-        assert!(failing.too_long(at(15_500), at(16_500)), "4 s, the Lease has 1 s to go");
-        // An hour of renewals later there is a single one again.
-        assert!(!failing.too_long(at(17_000), at(3_600_000)));
-        assert!(!failing.too_long(at(3_600_500), at(3_602_000)));
+    /// An API server with one Lease, of which the last renewal is remembered.
+    #[derive(Clone)]
+    struct Server(Arc<Mutex<(Value, Instant, Way)>>);
+
+    /// How it answers.
+    #[derive(Clone, Copy)]
+    enum Way {
+        Well,
+        Never,
+        /// Taken, and answered with an error at once.
+        Refusing,
+    }
+
+    impl Server {
+        fn new(spec: &Value) -> Self {
+            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}, "spec": spec});
+            Self(Arc::new(Mutex::new((lease, Instant::now(), Way::Well))))
+        }
+
+        fn turn(&self, way: Way) {
+            self.0.lock().unwrap().2 = way;
+        }
+
+        fn renewed(&self) -> Instant {
+            self.0.lock().unwrap().1
+        }
+
+        fn client(&self) -> Client {
+            let server = self.0.clone();
+            let service = service_fn(move |request: Request<Body>| {
+                let server = server.clone();
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect_bytes().await?;
+                    let way = server.lock().unwrap().2;
+                    match way {
+                        Way::Well => {}
+                        Way::Never => std::future::pending().await,
+                        Way::Refusing => {
+                            let mut answer = Response::new(Body::from(b"{}".to_vec()));
+                            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                            return Ok(answer);
+                        }
+                    }
+                    let mut kept = server.lock().unwrap();
+                    if head.method == Method::PATCH {
+                        let patch: Value = serde_json::from_slice(&body).unwrap();
+                        for (key, value) in patch["spec"].as_object().unwrap() {
+                            kept.0["spec"][key] = value.clone();
+                        }
+                        kept.1 = Instant::now();
+                    }
+                    Ok::<_, kube::Error>(Response::new(Body::from(kept.0.to_string().into_bytes())))
+                }
+            });
+            Client::new(service, "default")
+        }
+    }
+
+    async fn managed(server: &Server) -> (LeaseManager, Tenure) {
+        let tenure = Tenure::new("me");
+        let built = LeaseManagerBuilder::new(tenure.listen(server.client()), "l")
+            .with_identity("me")
+            .with_duration(15)
+            .with_grace(5)
+            .build();
+        (built.await.unwrap(), tenure)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lead_ends_within_its_lease_however_the_renewal_fails() {
+        for way in [Way::Never, Way::Refusing] {
+            let (server, stop) = (Server::new(&json!({})), CancellationToken::new());
+            let (manager, tenure) = managed(&server).await;
+            assert!(elected(&manager, &tenure, &stop).await);
+            let reconcilers = tokio::spawn(std::future::pending());
+            let turned = async {
+                sleep(Duration::from_secs(3605)).await;
+                server.turn(way);
+            };
+            let (led, ()) = tokio::join!(lead(reconcilers, &manager, &tenure, &stop), turned);
+            led.unwrap();
+            let led = server.renewed().elapsed();
+            assert!(led > Duration::from_secs(12), "{led:?}: renewals were tried");
+            assert!(led < Duration::from_secs(15), "{led:?}: the Lease was over");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_of_a_former_life_is_renewed_before_anything_is_done_with_it() {
+        let old =
+            json!({"holderIdentity": "me", "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 15});
+        let (server, stop) = (Server::new(&old), CancellationToken::new());
+        let (manager, tenure) = managed(&server).await;
+        assert!(elected(&manager, &tenure, &stop).await);
+        assert_ne!(server.0.lock().unwrap().0["spec"]["renewTime"], old["renewTime"]);
+        assert!(tenure.lasts());
     }
 }

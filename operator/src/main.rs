@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 use csi_proto::server::socket::bind;
 use rds_operator::attachment::AttachmentMetrics;
 use rds_operator::clients::Clients;
@@ -47,6 +48,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let Cli { config, command } = Cli::parse();
+    let config = config
+        .checked()
+        .unwrap_or_else(|why| Cli::command().error(ErrorKind::ValueValidation, why).exit());
     if let Some(Command::Steps { of }) = command {
         let steps = match of.as_str() {
             "attachment" => rds_operator::crash::attachment_steps(),
