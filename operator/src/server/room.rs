@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::routeros::{Bytes, Inventory, Slot};
+use crate::routeros::{Bytes, DiskRow, Inventory, Slot};
 
 /// A promise of which no listing has shown the disk is forgotten after this time.
 const FORGET: Duration = Duration::from_secs(300);
@@ -22,9 +22,10 @@ pub(crate) struct Limits {
     pub overcommit_percent: u64,
 }
 
-/// Room for disks according to a listing alone: `None` when it shows no pool.
+/// Room for disks according to a listing alone: `None` when it shows no mounted pool with its size and free space, as for a while
+/// after the appliance has started. That is not the same as no room.
 pub(crate) fn available(inventory: &Inventory, limits: Limits) -> Option<Bytes> {
-    let pool = inventory.pool.as_ref()?;
+    let pool = inventory.pool.as_ref().filter(|pool| is_mounted(pool))?;
     let (size, free) = (pool.size?.0, pool.free?.0);
     let by_free = free.saturating_sub(limits.reserved);
     let allowed = u128::from(size.saturating_sub(limits.reserved)) * u128::from(limits.overcommit_percent) / 100;
@@ -32,15 +33,34 @@ pub(crate) fn available(inventory: &Inventory, limits: Limits) -> Option<Bytes> 
     Some(Bytes(by_free.min(allowed.saturating_sub(provisioned(inventory).0))))
 }
 
-/// Sum of the sizes of all image disks, whoever owns them.
+/// Whether the row of a pool says that it is mounted.
+pub(crate) fn is_mounted(pool: &DiskRow) -> bool {
+    pool.mounted || pool.mount_point.is_some()
+}
+
+/// Sum of the sizes of all image disks of the pool, whoever owns them. The listing has those of other pools too, which may be the
+/// pools of other RdsServers.
 pub(crate) fn provisioned(inventory: &Inventory) -> Bytes {
-    Bytes(
-        inventory
-            .disks
-            .iter()
-            .filter_map(|d| d.size)
-            .fold(0u64, |sum, size| sum.saturating_add(size.0)),
-    )
+    let sizes = inventory
+        .disks
+        .iter()
+        .filter(|disk| !inventory.pool.as_ref().is_some_and(|pool| is_elsewhere(disk, pool)))
+        .filter_map(|disk| disk.size);
+    Bytes(sizes.fold(0u64, |sum, size| sum.saturating_add(size.0)))
+}
+
+/// Whether the image certainly lies on another pool.
+fn is_elsewhere(disk: &DiskRow, pool: &DiskRow) -> bool {
+    let first = |path: &str| path.trim_start_matches('/').split('/').next().map(str::to_owned);
+    let ours = pool
+        .mount_point
+        .as_deref()
+        .and_then(first)
+        .unwrap_or_else(|| pool.slot.clone());
+    disk.path
+        .as_deref()
+        .and_then(first)
+        .is_some_and(|theirs| theirs != ours)
 }
 
 /// What was promised and is not in the listing yet.

@@ -176,6 +176,32 @@ async fn a_raid_at_work_is_no_broken_one() {
     }
 }
 
+/// Two RdsServers may be two pools of one appliance.
+#[tokio::test]
+async fn only_disks_of_the_pool_are_provisioned_on_it() {
+    let disk = |slot: &str, path: &str| row(json!({"slot": slot, "type": "file", "file-path": path, "size": 10 * GI}));
+    let mut inventory = listing();
+    inventory.disks = vec![
+        disk("ours", "/pool/csi/a.img"),
+        disk("other folder", "pool/b.img"),
+        disk("other pool", "/pool2/csi/c.img"),
+    ];
+    let provisioned = |inventory: &Inventory| {
+        said(&server(), &Answer::Listing(inventory), &Known::default())
+            .provisioned
+            .unwrap()
+            .0
+    };
+    assert_eq!(provisioned(&inventory), 20 * GI);
+    inventory.disks[2].size = Some(crate::routeros::Bytes(90 * GI));
+    let status = said(&server(), &Answer::Listing(&inventory), &Known::default());
+    assert_eq!(
+        status.available,
+        Some(Size(59 * GI)),
+        "a full pool leaves the other one its room"
+    );
+}
+
 #[tokio::test]
 async fn an_outage_keeps_the_last_facts_and_the_moment_it_began() {
     let mut server = server();
