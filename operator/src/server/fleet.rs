@@ -71,40 +71,25 @@ impl Handle {
     }
 
     /// Bytes that the disk may take more; promises them to it if that is enough. Reads the appliance only when the last
-    /// listing says that it is not.
-    pub(crate) async fn promise(&self, slot: &Slot, need: Bytes, limits: Limits) -> Result<Bytes, RdsError> {
-        if let Some(room) = self.try_promise(slot, need, limits) {
-            return Ok(room);
+    /// listing does not say that it is. `None`: the pool does not show, so that nothing is known of its room.
+    pub(crate) async fn promise(&self, slot: &Slot, need: Bytes, limits: Limits) -> Result<Option<Bytes>, RdsError> {
+        if let Some(room) = self.room(slot, need, limits).filter(|room| *room >= need) {
+            return Ok(Some(room));
         }
         self.listing(Duration::from_millis(500)).await?;
-        Ok(self
-            .try_promise(slot, need, limits)
-            .unwrap_or_else(|| self.room(slot, limits)))
+        Ok(self.room(slot, need, limits))
     }
 
-    fn try_promise(&self, slot: &Slot, need: Bytes, limits: Limits) -> Option<Bytes> {
+    /// The same by the last listing alone.
+    fn room(&self, slot: &Slot, need: Bytes, limits: Limits) -> Option<Bytes> {
         let mut state = self.lock();
         let listing = state.listing.clone()?;
         let promised = state.promises.since(listing.taken_at, slot);
         let room = Bytes(available(&listing, limits)?.0.saturating_sub(promised.0));
-        (room >= need).then(|| {
+        if room >= need {
             state.promises.promise(slot, need);
-            room
-        })
-    }
-
-    fn room(&self, slot: &Slot, limits: Limits) -> Bytes {
-        let mut state = self.lock();
-        let Some(listing) = state.listing.clone() else {
-            return Bytes(0);
-        };
-        let promised = state.promises.since(listing.taken_at, slot);
-        Bytes(
-            available(&listing, limits)
-                .unwrap_or_default()
-                .0
-                .saturating_sub(promised.0),
-        )
+        }
+        Some(room)
     }
 
     /// A command that changes the disk is about to be sent, or has ended: older listings do not count for it.
@@ -197,5 +182,56 @@ pub(crate) fn limits(server: &RdsServer) -> Limits {
     Limits {
         reserved: super::facts::reserved(server),
         overcommit_percent: super::facts::overcommit_percent(server),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::routeros::{DiskPath, Target};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_that_does_not_show_has_no_known_room() {
+        let target = Target {
+            name: "default".to_owned(),
+            address: "192.0.2.1".to_owned(),
+            port: 22,
+            user: "csi".to_owned(),
+            private_key: String::new().into(),
+            host_keys: Vec::new(),
+            base_path: "/pool/csi".parse::<DiskPath>().unwrap(),
+            limits: crate::routeros::Limits::default(),
+        };
+        let handle = Fleet::default().ensure("default", [0; 32], || Client::connect(&target, None));
+        let limits = Limits {
+            reserved: 0,
+            overcommit_percent: 100,
+        };
+        let slot: Slot = "a".parse().unwrap();
+        let room_with = |pool: serde_json::Value| {
+            handle.lock().listing = Some(Arc::new(Inventory {
+                taken_at: Instant::now(),
+                version: "7.24".parse().unwrap(),
+                board: String::new(),
+                packages: Vec::new(),
+                pool: serde_json::from_value(pool).unwrap(),
+                disks: Vec::new(),
+                files: Vec::new(),
+            }));
+            handle.room(&slot, Bytes(1), limits)
+        };
+        let (size, free) = (100, 60);
+        assert_eq!(room_with(json!(null)), None);
+        assert_eq!(
+            room_with(json!({"slot": "pool", "type": "raid", "size": size, "free": free})),
+            None,
+            "not mounted yet"
+        );
+        let mounted =
+            json!({"slot": "pool", "type": "raid", "mounted": true, "mount-point": "pool", "size": size, "free": free});
+        assert_eq!(room_with(mounted), Some(Bytes(60)));
     }
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use rds_crds::Reason;
 
-use crate::routeros::RdsError;
+use crate::routeros::{Bytes, RdsError};
 use crate::server::facts::unreadable;
 
-use super::model::Problem;
+use super::model::{Fact, Problem};
 
 impl From<&RdsError> for Problem {
     fn from(error: &RdsError) -> Self {
@@ -38,6 +38,21 @@ pub(crate) fn reason(error: &RdsError) -> Reason {
         RdsError::VersionTooOld { .. } => Reason::VersionNotSupported,
         RdsError::Invalid { .. } => Reason::Invalid,
         RdsError::HostKey { .. } | RdsError::Auth { .. } => Reason::AuthenticationFailed,
+    }
+}
+
+/// How much room there is. A pool that does not show is none without room: to say that would be final for a new volume.
+pub(super) fn room(measured: Result<Option<Bytes>, RdsError>, server: &str) -> Fact<Bytes> {
+    match measured {
+        Ok(Some(room)) => Fact::Known(room),
+        Ok(None) => Fact::Unknown(Problem {
+            reason: Reason::PoolNotHealthy,
+            message: format!(
+                "the appliance of server {server} does not show its pool with size and free space: nothing is begun until it does"
+            ),
+            unknown: false,
+        }),
+        Err(error) => Fact::Unknown((&error).into()),
     }
 }
 

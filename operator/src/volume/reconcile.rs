@@ -328,10 +328,10 @@ impl<'a> Pass<'a> {
         let limits = crate::server::fleet::limits(self.server);
         self.seen.room = match self.handle() {
             Err(problem) => Fact::Unknown(problem),
-            Ok(handle) => match handle.promise(&self.want.id.slot, need, limits).await {
-                Ok(room) => Fact::Known(room),
-                Err(error) => Fact::Unknown((&error).into()),
-            },
+            Ok(handle) => {
+                let measured = handle.promise(&self.want.id.slot, need, limits).await;
+                problem::room(measured, &self.volume.spec.server)
+            }
         };
     }
 

@@ -17,6 +17,7 @@ use super::decide::decide;
 use super::model::{
     Census, Deviation, Fact, Ledger, Mutation, PersistentVolumeSeen, Problem, Recheck, Report, Seen, ServerState, Step,
 };
+use super::problem;
 use super::record::changed;
 use super::sight::Sight;
 use super::status::applied;
@@ -67,7 +68,8 @@ pub(crate) struct Bed {
     pub(crate) rows: Vec<DiskRow>,
     pub(crate) files: Vec<String>,
     pub(crate) pvs: Vec<PersistentVolumeSeen>,
-    pub(crate) room: Bytes,
+    /// `None`: the pool does not show.
+    pub(crate) room: Option<Bytes>,
     pub(crate) now: i64,
     pub(crate) execs: usize,
     pub(crate) looks: usize,
@@ -104,7 +106,7 @@ impl Bed {
             rows: Vec::new(),
             files: Vec::new(),
             pvs: Vec::new(),
-            room: Bytes(1 << 40),
+            room: Some(Bytes(1 << 40)),
             now: 1_000_000,
             execs: 0,
             looks: 0,
@@ -197,7 +199,7 @@ impl Bed {
                         volumes: self.pvs.clone(),
                     })
                 }
-                Step::MeasureRoom => seen.room = Fact::Known(self.room),
+                Step::MeasureRoom => seen.room = problem::room(Ok(self.room), "default"),
                 Step::Record(change) => {
                     let before = self.generation();
                     self.volume = changed(&self.volume, &want, &change, &Nonce::random(), seen.now);

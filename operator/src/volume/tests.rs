@@ -74,7 +74,7 @@ fn an_unchanged_world_needs_nothing() {
 fn grow_is_one_exec_and_deletion_two() {
     let mut bed = made();
     bed.volume.spec.capacity = Size(1536 * GI);
-    bed.room = Bytes(u64::MAX);
+    bed.room = Some(Bytes(u64::MAX));
     assert_eq!(report(bed.pass()).expand_pending, None);
     assert_eq!((bed.execs, bed.looks), (2, 0));
     assert_eq!(
@@ -92,7 +92,7 @@ fn grow_is_one_exec_and_deletion_two() {
 fn i15_a_failed_growth_can_be_taken_back() {
     let mut bed = made();
     bed.volume.spec.capacity = Size(2048 * GI);
-    bed.room = Bytes(500 * GI);
+    bed.room = Some(Bytes(500 * GI));
     let full = report(bed.pass());
     assert_eq!(full.expand_pending.as_ref().map(|p| p.0), Some(Reason::PoolFull));
     assert_eq!(full.ready, Some(true), "the volume goes on working");
@@ -107,9 +107,9 @@ fn i15_a_failed_growth_can_be_taken_back() {
 fn a_growth_for_which_there_is_no_room_is_tried_again_soon() {
     let mut bed = made();
     bed.volume.spec.capacity = Size(2048 * GI);
-    bed.room = Bytes(500 * GI);
+    bed.room = Some(Bytes(500 * GI));
     assert!(matches!(bed.pass(), End::Rest(_, Recheck::Backoff)), "by its own sums");
-    bed.room = Bytes(u64::MAX);
+    bed.room = Some(Bytes(u64::MAX));
     let said = bed.pass_with(&mut [Fate::Refused(Reason::Refused)].into_iter(), usize::MAX);
     assert!(
         matches!(said, End::Rest(_, Recheck::Backoff)),
@@ -303,7 +303,7 @@ fn i11_whatever_is_in_the_way_is_left_alone() {
 #[test]
 fn a_full_pool_is_final_and_leaves_nothing() {
     let mut bed = Bed::new();
-    bed.room = Bytes(GI);
+    bed.room = Some(Bytes(GI));
     let said = report(bed.pass());
     assert_eq!((said.reason, said.stalled, bed.execs), (Reason::PoolFull, true, 0));
     let mut bed = Bed::new();
@@ -315,6 +315,23 @@ fn a_full_pool_is_final_and_leaves_nothing() {
     );
     bed.request_deletion();
     assert_eq!(bed.pass(), End::Forgotten);
+}
+
+/// An appliance that has just started shows its pool later than itself.
+#[test]
+fn a_pool_that_does_not_show_is_waited_for() {
+    let mut bed = Bed::new();
+    bed.room = None;
+    let End::Rest(said, again) = bed.pass() else {
+        panic!("no rest")
+    };
+    assert_eq!(
+        (said.reason, said.stalled, bed.execs),
+        (Reason::PoolNotHealthy, false, 0)
+    );
+    assert_eq!(again, Recheck::Backoff);
+    bed.room = Some(Bytes(1 << 40));
+    assert_eq!(report(bed.pass()).ready, Some(true));
 }
 
 /// DeleteVolume writes its request, then deletes: in between nothing is begun, or the deletion had to wait for it.
