@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
-use rds_crds::condition::{Saying, clear_condition, find_condition, kind, set_condition, whole_seconds};
+use rds_crds::condition::{Saying, clear_condition, find_condition, is_true, kind, set_condition, whole_seconds};
 use rds_crds::identity::is_canary;
 use rds_crds::names::{DOMAIN, FINALIZER, manager};
 use rds_crds::server::RdsServerStatus;
@@ -32,6 +32,10 @@ use super::fleet::{Fitness, Fleet, Handle};
 
 /// How long after a volume came or went its server says how many there are: a burst is told once.
 const COUNTED: Duration = Duration::from_secs(1);
+
+/// So many failed reads of a Secret in a row, in about a minute, are an API server that restarts, and nothing to tell of a server that
+/// is ready. More are, missing rights for one.
+const BEARABLE: u32 = 6;
 
 /// What all passes share.
 pub(crate) struct Context {
@@ -99,11 +103,24 @@ async fn reconcile(server: Arc<RdsServer>, cx: Arc<Context>) -> Result<Action, k
         (true | false, true) => {}
     }
     let seen = look(&server, &name, &cx).await;
+    if let Err(Trouble::Unread(why)) = &seen
+        && is_ready(&server)
+        && failures(&name, &cx) < BEARABLE
+    {
+        warn!(
+            server = name,
+            why, "its Secret cannot be read now, what is known of it stays"
+        );
+        return Ok(Action::requeue(after(&name, &seen, &cx)));
+    }
     let known = known(&server, &name, &cx.world);
     let now = Timestamp::now();
     let answer = match &seen {
         Ok((_, listing)) => Answer::Listing(listing),
-        Err((reason, why)) => Answer::None(*reason, why.clone()),
+        Err(trouble) => {
+            let (reason, why) = trouble.said();
+            Answer::None(reason, why.to_owned())
+        }
     };
     let mut next = status(&server, &answer, &known, &cx.cluster, now);
     if let Some(at) = cx.fleet.attachments_complete_at() {
@@ -130,8 +147,8 @@ async fn look(server: &RdsServer, name: &str, cx: &Context) -> Result<(Arc<Handl
     let target = match target(server, name, &cx.world.client, &cx.namespace).await {
         Ok(target) => target,
         Err(trouble) => {
-            if let Some(handle) = cx.fleet.get(name) {
-                handle.conclude(Fitness::Unusable(trouble.0, trouble.1.clone()));
+            if let (Trouble::Found(reason, why), Some(handle)) = (&trouble, cx.fleet.get(name)) {
+                handle.conclude(Fitness::Unusable(*reason, why.clone()));
             }
             return Err(trouble);
         }
@@ -142,14 +159,27 @@ async fn look(server: &RdsServer, name: &str, cx: &Context) -> Result<(Arc<Handl
     match handle.listing(cx.inventory_interval / 2).await {
         Ok(listing) => Ok((handle, listing)),
         Err(error) => {
-            let trouble = (crate::volume::reason(&error), error.to_string());
+            let (reason, why) = (crate::volume::reason(&error), error.to_string());
             // A server that was usable stays so: commands fail for themselves while it is away.
-            if handle.fitness() != Fitness::Usable || trouble.0 == Reason::AuthenticationFailed {
-                handle.conclude(Fitness::Unusable(trouble.0, trouble.1.clone()));
+            if handle.fitness() != Fitness::Usable || reason == Reason::AuthenticationFailed {
+                handle.conclude(Fitness::Unusable(reason, why.clone()));
             }
-            Err(trouble)
+            Err(Trouble::Found(reason, why))
         }
     }
+}
+
+fn is_ready(server: &RdsServer) -> bool {
+    server
+        .status
+        .as_ref()
+        .is_some_and(|s| is_true(&s.conditions, kind::READY))
+}
+
+/// Failures in a row before this one.
+fn failures(name: &str, cx: &Context) -> u32 {
+    let memory = cx.memory.lock().unwrap_or_else(PoisonError::into_inner);
+    memory.get(name).map_or(0, |remembered| remembered.failures)
 }
 
 /// When to look again: with the interval, or sooner while it fails, 1 s to 30 s, for ever.
@@ -315,3 +345,7 @@ async fn write(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;
