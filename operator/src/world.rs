@@ -58,6 +58,8 @@ pub struct World {
     pub nodes: Watched<Node>,
     /// The Leases in the operator's namespace, those of the node agents among them.
     pub leases: Watched<Lease>,
+    /// The operator's own namespace.
+    pub namespace: String,
     /// Cancelled when waiting calls shall answer now, as the process ends.
     pub closing: CancellationToken,
 }
@@ -93,6 +95,7 @@ impl World {
                 Api::namespaced(c, namespace)
             }),
             client: clients.main.clone(),
+            namespace: namespace.to_owned(),
             closing: CancellationToken::new(),
         };
         (world, loops)

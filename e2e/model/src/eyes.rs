@@ -80,8 +80,13 @@ pub(crate) fn look(model: &Protocol, world: &World, caches: &Snapshot, record: R
         let object = of(&caches.attachments).or(live.filter(|_| !trusts));
         let intent = object.and_then(|a| a.intent);
         let differs = intent.is_some_and(|i| (i.machine, i.boot) != (cached.machine, cached.boot));
-        let node = if differs && !trusts { world.node(h.node) } else { cached };
-        (object, node, !trusts && world.wanted[usize::from(h.node)])
+        let wanted = !trusts && world.wanted[usize::from(h.node)];
+        // What would end its hold is not believed of a cache.
+        let seems_lost = object.is_none_or(|a| a.deleting) && (!cached.online || cached.tainted || object.is_none());
+        let asked_about = world.off.is_some_and(|(node, ..)| node == h.node) && !cached.online;
+        let live = differs || (seems_lost && !wanted) || asked_about;
+        let node = if live && !trusts { world.node(h.node) } else { cached };
+        (object, node, wanted)
     });
     let claims = |a: &Attachment| {
         let same = a.intent.is_some_and(|i| i.generation == record.generation);

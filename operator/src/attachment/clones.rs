@@ -12,7 +12,7 @@ use rds_crds::names::ANNOTATION_HOST_NQN;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::observe::lease_name;
+use super::nodes::lease_name;
 use crate::events::Announcer;
 use crate::telemetry::Telemetry;
 use crate::world::World;

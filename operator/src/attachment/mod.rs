@@ -4,6 +4,7 @@
 
 pub mod admit;
 mod api;
+mod clock;
 mod clones;
 pub mod decide;
 mod evidence;
@@ -13,6 +14,7 @@ mod licence;
 mod metrics;
 mod migration;
 pub mod model;
+mod nodes;
 mod observe;
 #[cfg(test)]
 mod observe_tests;
@@ -29,12 +31,14 @@ pub mod vouch;
 mod wish;
 
 pub(crate) use api::Store;
+pub(crate) use clock::Clock;
 pub(crate) use clones::Clones;
 pub(crate) use gate::Gate;
 pub use metrics::AttachmentMetrics;
 pub(crate) use metrics::{FenceResult, MigrationResult, TestResult};
 pub(crate) use migration::Turn;
-pub(crate) use observe::{ADMITTED, Clock, DISCONNECTED, Outside, Patience, alive_nodes};
+pub(crate) use nodes::alive_nodes;
+pub(crate) use observe::{ADMITTED, DISCONNECTED, Outside, Patience};
 pub(crate) use reconcile::{Place, reconcile, release_note};
 pub(crate) use rounds::Rounds;
 pub(crate) use unwanted::Unwanted;

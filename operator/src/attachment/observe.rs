@@ -1,13 +1,12 @@
 //! From watch caches and live reads to [`Seen`].
 //!
-//! Invariant: a holder counts as lost only after a live list of VolumeAttachments has shown that nobody wants it attached (I8).
+//! Invariant: a holder counts as lost, and a person's word that its node is off is believed, only after a live list of
+//! VolumeAttachments has shown that nobody wants it attached, and on a Node and a Lease that were read live (I8).
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{Api, ListParams};
 use kube::{Client, ResourceExt};
@@ -16,15 +15,16 @@ use rds_crds::identity::{attachment_name, is_canary};
 use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
 use rds_crds::volume::{AccessMode, FencePhase, Fenced, MigrationPolicy, RdsVolumeStatus, Role, VolumeMode};
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
-use tokio::time::Instant;
 
 use crate::volume::is_toggling;
 use crate::world::World;
 
+use super::clock::Clock;
 use super::decide::{AttachmentView, Canary, Said, Seen};
 use super::evidence::{may_be_connected, same_vm, unpublished, vouches};
 use super::licence::{FENCE_WINDOW, licence};
 use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
+use super::nodes::{lease_key, live_facts, live_pulse, node_facts, pulse};
 use super::standing::{NodeFacts, Pulse, replaced, standing, word};
 use super::vouch::{Named, judge, node_of};
 
@@ -52,60 +52,6 @@ pub(crate) struct Patience {
     pub lease: Duration,
 }
 
-/// What this leader has seen by its own clock. Empty after it gained the Lease: everything counts anew.
-#[derive(Default)]
-pub(crate) struct Clock(Mutex<HashMap<String, Watched>>);
-
-struct Watched {
-    value: String,
-    since: Instant,
-    /// It had another value before.
-    changed: bool,
-}
-
-impl Clock {
-    /// For how long `key` has shown `value`, since this leader first saw that.
-    fn unchanged(&self, key: String, value: &str) -> Duration {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match all.get(&key) {
-            Some(known) if known.value == value => known.since.elapsed(),
-            other => {
-                let watched = Watched {
-                    value: value.to_owned(),
-                    since: Instant::now(),
-                    changed: other.is_some(),
-                };
-                all.insert(key, watched);
-                Duration::ZERO
-            }
-        }
-    }
-
-    /// Whether `key` has changed under the eyes of this leader.
-    fn has_changed(&self, key: &str) -> bool {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(key).is_some_and(|known| known.changed)
-    }
-}
-
-/// Name of an agent's Lease.
-pub(crate) fn lease_name(node: &str) -> String {
-    format!("rds-node-{node}")
-}
-
-fn node_facts(world: &World, clock: &Clock, name: &str) -> NodeFacts {
-    let key = format!("node/{name}");
-    let Some(node) = world.nodes.get(name) else {
-        return NodeFacts {
-            gone_for: Some(clock.unchanged(key, "")),
-            ..NodeFacts::default()
-        };
-    };
-    let uid = node.metadata.uid.clone().unwrap_or_default();
-    clock.unchanged(key, &uid);
-    of_node(&node, uid)
-}
-
 async fn live_attachment(
     outside: &Outside<'_>,
     volume: &str,
@@ -115,77 +61,6 @@ async fn live_attachment(
     let all = Api::<RdsAttachment>::all(outside.world.client.clone());
     let found = all.get_opt(&attachment_name(volume, node)).await?;
     Ok(found.filter(|a| a.metadata.uid.as_deref() == Some(uid)))
-}
-
-async fn live_facts(outside: &Outside<'_>, name: &str) -> Result<NodeFacts, kube::Error> {
-    let nodes = Api::<Node>::all(outside.world.client.clone());
-    Ok(match nodes.get_opt(name).await? {
-        Some(node) => of_node(&node, node.metadata.uid.clone().unwrap_or_default()),
-        // Gone just now: for how long is the cache's to say.
-        None => NodeFacts {
-            gone_for: Some(Duration::ZERO),
-            ..NodeFacts::default()
-        },
-    })
-}
-
-fn of_node(node: &Node, uid: String) -> NodeFacts {
-    let status = node.status.as_ref();
-    let info = status.and_then(|s| s.node_info.as_ref());
-    let ready = status
-        .and_then(|s| s.conditions.as_ref())
-        .is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
-    NodeFacts {
-        gone_for: None,
-        ready,
-        out_of_service: taints.is_some_and(|all| all.iter().any(|t| t.key == "node.kubernetes.io/out-of-service")),
-        uid,
-        boot_id: info.map(|i| i.boot_id.clone()).unwrap_or_default(),
-        system_uuid: info.map(|i| i.system_uuid.clone()).unwrap_or_default(),
-        machine_id: info.map(|i| i.machine_id.clone()).unwrap_or_default(),
-    }
-}
-
-fn lease_key(node: &str) -> String {
-    format!("lease/{}", lease_name(node))
-}
-
-fn pulse(world: &World, clock: &Clock, node: &str, patience: Patience) -> Pulse {
-    let name = lease_name(node);
-    let renewed = world
-        .leases
-        .get(&name)
-        .and_then(|l| {
-            l.spec
-                .as_ref()
-                .and_then(|s| s.renew_time.as_ref().map(|t| t.0.to_string()))
-        })
-        .unwrap_or_default();
-    let silent = clock.unchanged(lease_key(node), &renewed);
-    match (silent < patience.lease, renewed.is_empty()) {
-        (true, false) => Pulse::Fresh,
-        (true, true) => Pulse::Unknown,
-        (false, _) => Pulse::Stale,
-    }
-}
-
-/// Nodes that are Ready, untainted, and whose agents are alive, by name.
-pub(crate) fn alive_nodes(world: &World, clock: &Clock, patience: Patience) -> Vec<String> {
-    let alive = |name: &String| {
-        let facts = node_facts(world, clock, name);
-        let pulse = pulse(world, clock, name, patience);
-        standing(&facts, pulse, false, false, patience.grace) == Standing::Alive
-    };
-    let mut names: Vec<String> = world
-        .nodes
-        .names()
-        .iter()
-        .map(ToString::to_string)
-        .filter(alive)
-        .collect();
-    names.sort();
-    names
 }
 
 /// The parts of the outside that the decision needs beside the volume.
@@ -229,9 +104,12 @@ pub(crate) async fn seen(
         if facts.gone_for.is_none() && intent.is_some_and(|i| i.boot_id != facts.boot_id) {
             facts = live_facts(outside, &holder.node).await?;
         }
-        let pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
-        let mute = object.is_none() || replaced(intent, status.export_generation.unwrap_or(1), &facts);
-        let mut is = standing(&facts, pulse, going, mute, outside.patience.grace);
+        let mut pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
+        let judged = |facts: &NodeFacts, pulse: Pulse| {
+            let mute = object.is_none() || replaced(intent, status.export_generation.unwrap_or(1), facts);
+            standing(facts, pulse, going, mute, outside.patience.grace)
+        };
+        let mut is = judged(&facts, pulse);
         let asked_about = vouched.is_some_and(|word| node_of(word) == holder.node);
         if wanted.is_none() && (is == Standing::Lost || asked_about) {
             wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
@@ -239,6 +117,15 @@ pub(crate) async fn seen(
         let still_wanted = wanted.as_ref().is_some_and(|nodes| nodes.contains(&holder.node));
         if is == Standing::Lost && still_wanted {
             is = Standing::Doubtful;
+        }
+        // A fence that was begun goes on whatever is seen now.
+        if status.fence.is_none() && (is == Standing::Lost || (asked_about && pulse == Pulse::Stale)) {
+            facts = live_facts(outside, &holder.node).await?;
+            pulse = live_pulse(outside, &holder.node).await?;
+            is = judged(&facts, pulse);
+            if is == Standing::Lost && still_wanted {
+                is = Standing::Doubtful;
+            }
         }
         if asked_about {
             let shown = Some(&facts.boot_id).filter(|boot| !boot.is_empty());
@@ -455,21 +342,4 @@ async fn wanted_nodes(client: &Client, driver: &str, volume: &str) -> Result<Vec
         .filter(wants)
         .map(|a| a.spec.node_name.clone())
         .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn i4_what_a_new_leader_finds_is_no_renewal_that_it_saw() {
-        let clock = Clock::default();
-        clock.unchanged("lease/a".to_owned(), "10:00");
-        assert!(!clock.has_changed("lease/a") && !clock.has_changed("lease/b"));
-        clock.unchanged("lease/a".to_owned(), "10:00");
-        assert!(!clock.has_changed("lease/a"));
-        clock.unchanged("lease/a".to_owned(), "10:05");
-        clock.unchanged("lease/a".to_owned(), "10:05");
-        assert!(clock.has_changed("lease/a"));
-    }
 }

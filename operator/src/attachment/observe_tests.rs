@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,11 +16,15 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::{Request, Response};
 
+use super::clock::Clock;
+use super::decide::Seen;
 use super::model::{HolderView, Standing, VolumeView, Word};
-use super::observe::{Clock, Outside, Patience, seen};
+use super::observe::{Outside, Patience, seen};
+use super::vouch::Vouch;
 use crate::world::{Watched, World};
 
 const NODE: &str = "/api/v1/nodes/n1";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/rds-csi/leases/rds-node-n1";
 const WISHES: &str = "/apis/storage.k8s.io/v1/volumeattachments";
 
 fn typed<K: DeserializeOwned>(object: Value) -> K {
@@ -71,12 +75,20 @@ fn wishes(deleting: bool) -> Value {
     json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachmentList", "metadata": {}, "items": [wish]})
 }
 
+fn lease(renewed: &str) -> Value {
+    json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "rds-node-n1", "namespace": "rds-csi"},
+           "spec": {"renewTime": format!("2026-01-01T{renewed}:00.000000Z")}})
+}
+
 /// The holder n1, as a decision sees it: by these caches, and by an API server with these answers. Null is one that fails.
 async fn holder(cached: Option<Value>, cached_node: Value, live: &[(&str, Value)]) -> Result<HolderView, kube::Error> {
-    let held = json!({"exportGeneration": 1, "holders": [
-        {"node": "n1", "attachmentUID": "u1", "role": "Primary", "since": "2026-01-01T00:00:00Z"}]});
-    let volume = volume(held, cached, cached_node, live).await?;
+    let volume = volume(held(), cached, cached_node, live).await?;
     Ok(volume.holders.into_iter().next().unwrap())
+}
+
+fn held() -> Value {
+    json!({"exportGeneration": 1, "holders": [
+        {"node": "n1", "attachmentUID": "u1", "role": "Primary", "since": "2026-01-01T00:00:00Z"}]})
 }
 
 /// The volume with that status, as a decision sees it.
@@ -86,12 +98,41 @@ async fn volume(
     cached_node: Value,
     live: &[(&str, Value)],
 ) -> Result<VolumeView, kube::Error> {
+    let caches = Caches {
+        attachment: cached,
+        node: Some(cached_node),
+        lease: Some(lease("00:00")),
+    };
+    let seen = look(&Clock::default(), status, None, caches, live, &Asked::default()).await;
+    Ok(seen?.volume)
+}
+
+#[derive(Clone)]
+struct Caches {
+    attachment: Option<Value>,
+    node: Option<Value>,
+    lease: Option<Value>,
+}
+
+/// The paths that were read.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+/// What a decision sees of the volume with that status, and with that word about a node that is off.
+async fn look(
+    clock: &Clock,
+    status: Value,
+    word: Option<&str>,
+    caches: Caches,
+    live: &[(&str, Value)],
+    asked: &Asked,
+) -> Result<Seen, kube::Error> {
     let live: BTreeMap<String, Value> = live.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
-    let live = Arc::new(live);
+    let (live, asked) = (Arc::new(live), asked.clone());
     let service = tower::service_fn(move |request: Request<Body>| {
-        let live = live.clone();
+        let (live, asked) = (live.clone(), asked.clone());
         async move {
             let path = request.uri().path();
+            asked.lock().unwrap().push(path.to_owned());
             let failed = |code: u16, reason: &str| {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "", "reason": reason, "code": code});
                 (code, status)
@@ -114,13 +155,15 @@ async fn volume(
     let (nodes, mut node_feed) = Watched::new("Node");
     let (leases, mut lease_feed) = Watched::new("Lease");
     let (servers, _servers) = Watched::new("RdsServer");
-    if let Some(object) = cached {
+    if let Some(object) = caches.attachment {
         attachment_feed.take(Event::Apply(typed(object)));
     }
-    node_feed.take(Event::Apply(typed(cached_node)));
-    lease_feed.take(Event::Apply(typed(json!({
-        "metadata": {"name": "rds-node-n1", "namespace": "rds-csi"}, "spec": {"renewTime": "2026-01-01T00:00:00.000000Z"},
-    }))));
+    if let Some(object) = caches.node {
+        node_feed.take(Event::Apply(typed(object)));
+    }
+    if let Some(object) = caches.lease {
+        lease_feed.take(Event::Apply(typed(object)));
+    }
     let world = World {
         client: Client::new(service, "default"),
         volumes,
@@ -128,10 +171,12 @@ async fn volume(
         attachments,
         nodes,
         leases,
+        namespace: "rds-csi".to_owned(),
         closing: CancellationToken::new(),
     };
     let volume: RdsVolume = typed(json!({
-        "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": "pvc-1", "uid": "v"},
+        "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume",
+        "metadata": {"name": "pvc-1", "uid": "v", "annotations": word.map(|w| json!({"rds.csi.srvlab.io/node-is-off": w}))},
         "spec": {"server": "s", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
         "status": status,
     }));
@@ -140,18 +185,17 @@ async fn volume(
         "spec": {"management": {"address": "a", "user": "u"}, "secretRef": {"name": "s"}, "storage": {"address": "a"},
                  "basePath": "/p"},
     }));
-    let (clock, minute) = (Clock::default(), Duration::from_secs(60));
+    let minute = Duration::from_secs(60);
     let outside = Outside {
         world: &world,
-        clock: &clock,
+        clock,
         patience: Patience {
             grace: minute,
             lease: minute,
         },
         driver: "rds.csi.srvlab.io",
     };
-    let seen = seen(&volume, &server, true, &outside, Timestamp::now()).await?;
-    Ok(seen.volume)
+    seen(&volume, &server, true, &outside, Timestamp::now()).await
 }
 
 /// Whoever connects while the export is toggled may be cut by it; a toggle of an older generation cannot run any more.
@@ -172,8 +216,10 @@ async fn d4_nobody_is_admitted_while_a_toggle_may_run() {
 #[tokio::test]
 async fn i8_who_is_wanted_by_a_volume_attachment_is_never_lost() {
     let seen = async |live: &[(&str, Value)]| holder(Some(record(true)), node("b1", off()), live).await;
-    assert_eq!(seen(&[]).await.unwrap().standing, Standing::Lost);
-    assert_eq!(seen(&[(WISHES, wishes(true))]).await.unwrap().standing, Standing::Lost);
+    let there = (NODE, node("b1", off()));
+    let lost = [there.clone(), (WISHES, wishes(true))];
+    assert_eq!(seen(&[there]).await.unwrap().standing, Standing::Lost);
+    assert_eq!(seen(&lost).await.unwrap().standing, Standing::Lost);
     assert_eq!(
         seen(&[(WISHES, wishes(false))]).await.unwrap().standing,
         Standing::Doubtful
@@ -190,7 +236,8 @@ async fn i8_an_attachment_that_the_cache_has_not_seen_is_not_gone() {
     assert_eq!((there.standing, there.word), (Standing::Alive, Word::Intent));
     let mut another = record(false);
     another["metadata"]["uid"] = json!("u2");
-    for live in [vec![], vec![(path.as_str(), another)]] {
+    let there = (NODE, node("b1", json!([])));
+    for live in [vec![there.clone()], vec![there.clone(), (path.as_str(), another)]] {
         assert_eq!(seen(&live).await.unwrap().standing, Standing::Lost, "{live:?}");
     }
     assert!(seen(&[(&path, Value::Null)]).await.is_err());
@@ -214,4 +261,148 @@ async fn i4_a_reboot_is_read_from_a_fresh_node_only() {
     assert!(seen("b0", Value::Null).await.is_err());
     let gone = holder(Some(record(true)), node("b0", json!([])), &[]).await.unwrap();
     assert_eq!(gone.word, Word::Intent, "a Node that has just gone proves no reboot");
+}
+
+fn unready() -> Value {
+    let mut node = node("b1", json!([]));
+    node["status"]["conditions"][0]["status"] = json!("False");
+    node
+}
+
+/// A watch of Leases that stands still makes every agent look dead, one of Nodes keeps what has passed.
+#[tokio::test(start_paused = true)]
+async fn i8_nobody_is_lost_by_caches_that_stand_still() {
+    let minute = Duration::from_secs(60);
+    let caches = |node: Value| Caches {
+        attachment: Some(record(true)),
+        node: Some(node),
+        lease: Some(lease("00:00")),
+    };
+    let (same, later, nothing) = (lease("00:00"), lease("00:05"), Asked::default());
+    for (cached, live, renewed, want) in [
+        (unready(), unready(), same.clone(), Standing::Lost),
+        (unready(), unready(), later.clone(), Standing::Doubtful),
+        (unready(), node("b1", json!([])), later.clone(), Standing::Leaving),
+        (unready(), node("b1", json!([])), same.clone(), Standing::Doubtful),
+        (node("b1", off()), node("b1", off()), same.clone(), Standing::Lost),
+        (
+            node("b1", off()),
+            node("b1", json!([])),
+            later.clone(),
+            Standing::Leaving,
+        ),
+    ] {
+        let clock = Clock::default();
+        let pass = async |live: &[(&str, Value)]| {
+            let seen = look(&clock, held(), None, caches(cached.clone()), live, &nothing).await;
+            seen.map(|s| s.volume.holders[0].standing)
+        };
+        let answers = [(NODE, live.clone()), (LEASE, renewed.clone())];
+        pass(&[(NODE, cached.clone()), (LEASE, same.clone())]).await.unwrap();
+        tokio::time::advance(minute).await;
+        assert_eq!(pass(&answers).await.unwrap(), want, "{cached} {live} {renewed}");
+        for broken in [NODE, LEASE] {
+            let answers = answers.clone().map(|(path, answer)| match path == broken {
+                true => (path, Value::Null),
+                false => (path, answer),
+            });
+            assert!(pass(&answers).await.is_err(), "no answer is no evidence");
+        }
+    }
+}
+
+/// The Lease that is read live has to be silent for the whole period itself; one that is not there counts from now.
+#[tokio::test(start_paused = true)]
+async fn i8_a_live_renewal_counts_from_when_it_was_read() {
+    let caches = Caches {
+        attachment: Some(record(true)),
+        node: Some(unready()),
+        lease: Some(lease("00:00")),
+    };
+    for renewed in [Some(lease("00:05")), None] {
+        let clock = Clock::default();
+        let answers: Vec<_> = [Some((NODE, unready())), renewed.map(|l| (LEASE, l))]
+            .into_iter()
+            .flatten()
+            .collect();
+        let pass = async || {
+            let seen = look(&clock, held(), None, caches.clone(), &answers, &Asked::default()).await;
+            seen.unwrap().volume.holders[0].standing
+        };
+        pass().await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(pass().await, Standing::Doubtful);
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert_eq!(pass().await, Standing::Doubtful);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(pass().await, Standing::Lost, "it has fallen silent since");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_a_node_that_is_there_is_not_gone() {
+    let caches = Caches {
+        attachment: Some(record(true)),
+        node: None,
+        lease: None,
+    };
+    let there = vec![(NODE, node("b1", json!([])))];
+    for (live, want) in [(vec![], Standing::Lost), (there, Standing::Doubtful)] {
+        let clock = Clock::default();
+        let pass = async || {
+            let seen = look(&clock, held(), None, caches.clone(), &live, &Asked::default()).await;
+            seen.unwrap().volume.holders[0].standing
+        };
+        pass().await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(pass().await, want, "{live:?}");
+    }
+}
+
+/// A word releases without a cut: while the agent renews its Lease there would be two writers.
+#[tokio::test(start_paused = true)]
+async fn i8_a_word_that_a_node_is_off_is_judged_by_a_live_lease() {
+    let caches = Caches {
+        attachment: Some(record(true)),
+        node: Some(node("b1", json!([]))),
+        lease: Some(lease("00:00")),
+    };
+    let there = (NODE, node("b1", json!([])));
+    for (renewed, believed) in [("00:00", true), ("00:05", false)] {
+        let clock = Clock::default();
+        let pass = async |live: &[(&str, Value)]| {
+            let seen = look(&clock, held(), Some("n1/b1"), caches.clone(), live, &Asked::default()).await;
+            seen.map(|s| s.vouch)
+        };
+        let answers = [there.clone(), (LEASE, lease(renewed))];
+        assert_eq!(pass(&answers).await.unwrap(), Some(Vouch::NotYet));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        match pass(&answers).await.unwrap() {
+            Some(Vouch::Believed(uid)) => assert!(believed && uid == "u1"),
+            Some(Vouch::Refused(why)) => assert!(!believed && why.contains("renews its Lease"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(pass(&[there.clone(), (LEASE, Value::Null)]).await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_live_while_nobody_is_lost_or_asked_about() {
+    for (going, node) in [
+        (false, node("b1", json!([]))),
+        (false, unready()),
+        (true, node("b1", json!([]))),
+    ] {
+        let (clock, asked) = (Clock::default(), Asked::default());
+        let caches = Caches {
+            attachment: Some(record(going)),
+            node: Some(node),
+            lease: Some(lease("00:00")),
+        };
+        for _ in 0..2 {
+            look(&clock, held(), None, caches.clone(), &[], &asked).await.unwrap();
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+        assert!(asked.lock().unwrap().is_empty(), "{asked:?}");
+    }
 }

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::{Request, Response};
 
+use super::clock::Clock;
 use super::metrics::AttachmentMetrics;
-use super::observe::{Clock, Outside, Patience};
+use super::observe::{Outside, Patience};
 use super::reconcile::{Place, reconcile};
 use super::rounds::Rounds;
 use super::unwanted::Unwanted;
@@ -113,6 +114,7 @@ fn bed() -> Bed {
         attachments,
         nodes,
         leases,
+        namespace: "rds-csi".to_owned(),
         closing: CancellationToken::new(),
     };
     let telemetry = Telemetry::new().unwrap();

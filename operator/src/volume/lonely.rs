@@ -102,6 +102,7 @@ mod tests {
         feed.take(Event::Apply(serde_json::from_value(lonely()).unwrap()));
         let world = World {
             client: Client::new(service, "default"),
+            namespace: "rds-csi".into(),
             volumes,
             servers,
             attachments,

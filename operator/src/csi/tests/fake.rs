@@ -148,6 +148,7 @@ impl Bench {
             attachments,
             nodes,
             leases,
+            namespace: "rds-csi".to_owned(),
             closing: CancellationToken::new(),
         };
 
