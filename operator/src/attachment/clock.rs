@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cuts::Cuts;
+
 /// Of one leader.
 #[derive(Default)]
 pub(crate) struct Clock {
     seen: Mutex<HashMap<String, Watched>>,
+    /// Whom it has begun to cut.
+    pub(super) cuts: Cuts,
 }
 
 struct Watched {

@@ -17,10 +17,12 @@ pub(super) const FENCE_WINDOW: i64 = 600;
 const PEOPLE: &str =
     "wait for the node or its reboot, or annotate the RdsVolume with rds.csi.srvlab.io/node-is-off: <node>/<bootID>";
 
-/// Whether the nodes in `lost` may be cut. `told` is the node of the annotation `fence-now`: a person has looked.
+/// Whether the nodes in `lost` may be cut. `begun`: those that this leader has begun to cut. `told` is the node of the annotation
+/// `fence-now`: a person has looked.
 pub(super) fn licence<'a>(
     server: &RdsServer,
     volumes: impl IntoIterator<Item = &'a RdsVolume>,
+    begun: Vec<String>,
     lost: &[&str],
     told: Option<&str>,
     now: Timestamp,
@@ -42,17 +44,28 @@ pub(super) fn licence<'a>(
         }
         Fencing::Assume => {}
     }
-    let recent = recently(volumes, now);
+    match full(volumes, begun, lost, told, now) {
+        Some(recent) => Licence::Withheld(format!(
+            "{} were cut within 10 minutes, which is the limit: look whether they are really lost, then annotate the RdsVolume with rds.csi.srvlab.io/fence-now: <node>",
+            recent.join(" and ")
+        )),
+        None => Licence::Granted,
+    }
+}
+
+/// The nodes that were cut lately, where it is too many of them for those in `lost`.
+pub(super) fn full<'a>(
+    volumes: impl IntoIterator<Item = &'a RdsVolume>,
+    begun: Vec<String>,
+    lost: &[&str],
+    told: Option<&str>,
+    now: Timestamp,
+) -> Option<Vec<String>> {
+    let recent = recently(volumes, begun, now);
     let new = lost
         .iter()
         .any(|node| !recent.iter().any(|r| r == node) && told != Some(node));
-    if new && recent.len() >= MAX_FENCED_NODES {
-        return Licence::Withheld(format!(
-            "{} were cut within 10 minutes, which is the limit: look whether they are really lost, then annotate the RdsVolume with rds.csi.srvlab.io/fence-now: <node>",
-            recent.join(" and ")
-        ));
-    }
-    Licence::Granted
+    (new && recent.len() >= MAX_FENCED_NODES).then_some(recent)
 }
 
 /// The verdict counts for the version that it is about, and for no other.
@@ -75,8 +88,8 @@ fn proven(server: &RdsServer) -> Result<(), String> {
 }
 
 /// Nodes that were or are being cut. The canary's are the self-test's, and nobody's loss.
-fn recently<'a>(volumes: impl IntoIterator<Item = &'a RdsVolume>, now: Timestamp) -> Vec<String> {
-    let mut recent: Vec<String> = Vec::new();
+fn recently<'a>(volumes: impl IntoIterator<Item = &'a RdsVolume>, begun: Vec<String>, now: Timestamp) -> Vec<String> {
+    let mut recent = begun;
     for volume in volumes {
         let Some(status) = volume.status.as_ref().filter(|_| !is_canary(volume)) else {
             continue;
@@ -159,7 +172,7 @@ mod tests {
             ("Assume", json!({}), None),
         ] {
             match (
-                licence(&server(fencing, status.clone()), [], &["n1"], Some("n1"), now),
+                licence(&server(fencing, status.clone()), [], vec![], &["n1"], Some("n1"), now),
                 why,
             ) {
                 (Licence::Granted, None) => {}
@@ -179,25 +192,28 @@ mod tests {
         let server = server("Assume", json!({}));
         let volumes = [cut(&["n1"], "csi", "pvc-1"), cut(&["n2", "n1"], "csi", "pvc-2")];
         let soon = at("2026-01-01T00:09:59Z");
-        let Licence::Withheld(why) = licence(&server, &volumes, &["n3"], None, soon) else {
+        let Licence::Withheld(why) = licence(&server, &volumes, vec![], &["n3"], None, soon) else {
             panic!("a third node is cut");
         };
         assert!(why.contains("n1 and n2"), "{why}");
         assert_eq!(
-            licence(&server, &volumes, &["n2"], None, soon),
+            licence(&server, &volumes, vec![], &["n2"], None, soon),
             Licence::Granted,
             "its other volumes"
         );
-        assert_eq!(licence(&server, &volumes, &["n3"], Some("n3"), soon), Licence::Granted);
-        let other = licence(&server, &volumes, &["n3"], Some("n4"), soon);
+        assert_eq!(
+            licence(&server, &volumes, vec![], &["n3"], Some("n3"), soon),
+            Licence::Granted
+        );
+        let other = licence(&server, &volumes, vec![], &["n3"], Some("n4"), soon);
         assert!(matches!(other, Licence::Withheld(_)), "a word about another node");
         assert_eq!(
-            licence(&server, &volumes, &["n3"], None, at("2026-01-01T00:10:00Z")),
+            licence(&server, &volumes, vec![], &["n3"], None, at("2026-01-01T00:10:00Z")),
             Licence::Granted
         );
         let canary = [cut(&["n1"], "csi", "pvc-1"), cut(&["n2"], "self-test", "rds-canary-1")];
         assert_eq!(
-            licence(&server, &canary, &["n3"], None, soon),
+            licence(&server, &canary, vec![], &["n3"], None, soon),
             Licence::Granted,
             "a canary is nobody's loss"
         );

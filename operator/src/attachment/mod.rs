@@ -6,6 +6,9 @@ pub mod admit;
 mod api;
 mod clock;
 mod clones;
+mod cuts;
+#[cfg(test)]
+mod cuts_tests;
 pub mod decide;
 mod evidence;
 mod explain;

@@ -199,7 +199,14 @@ pub(crate) async fn seen(
     let volumes = outside.world.volumes.cut();
     let volumes = volumes.iter().map(std::sync::Arc::as_ref);
     Ok(Seen {
-        licence: licence(server, volumes, &lost, cut_now.as_deref(), now),
+        licence: licence(
+            server,
+            volumes,
+            outside.clock.cuts.nodes(),
+            &lost,
+            cut_now.as_deref(),
+            now,
+        ),
         attachments: views,
         acknowledged: acknowledged(&status.fenced, &attachments, outside, now),
         canary: is_canary(volume).then(|| Canary {

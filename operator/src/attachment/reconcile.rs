@@ -21,6 +21,7 @@ use super::api::{ApiError, Store};
 use super::decide::{Did, Owed, Release, Said, Seen, Step, decide};
 use super::explain;
 use super::gate::Gate;
+use super::licence::full;
 use super::migration::turn;
 use super::observe::{Outside, seen};
 use super::record::{Change, changed};
@@ -122,8 +123,17 @@ pub(crate) async fn reconcile(
                     attachment,
                     nqn,
                 };
+                if seen.canary.is_none() && !reserve(volume, outside, &seen, &node) {
+                    // Another pass was quicker: the next look says so.
+                    continue;
+                }
                 // Told once it is recorded: one that loses the compare-and-swap is tried again, and would be told again.
-                swap(volume, &store, &begin, now).await?;
+                if let Err(error) = swap(volume, &store, &begin, now).await {
+                    if refused(&error) {
+                        outside.clock.cuts.give_back(&node, &volume.name_any());
+                    }
+                    return Err(error);
+                }
                 announcer.fencing(volume, &node);
                 // The volume's own pass says the new NQN in the status before it is opened.
                 return Ok(Some(Action::requeue(Duration::ZERO)));
@@ -173,6 +183,27 @@ pub(crate) async fn reconcile(
         "a pass over attachments did not come to an end"
     );
     Ok(Some(Action::requeue(Duration::from_secs(60))))
+}
+
+/// What is not known to have been refused may have been recorded.
+fn refused(error: &ApiError) -> bool {
+    match error {
+        ApiError::Conflict(_) => true,
+        ApiError::Api { source, .. } => matches!(source, kube::Error::Api(status) if status.code < 500),
+    }
+}
+
+/// The last look at the limit of nodes per time, as other passes have begun fences since this one has looked. A fence of nobody in
+/// particular counts for none.
+fn reserve(volume: &RdsVolume, outside: &Outside<'_>, seen: &Seen, node: &str) -> bool {
+    if node.is_empty() {
+        return true;
+    }
+    let volumes = outside.world.volumes.cut();
+    outside.clock.cuts.reserve(node, &volume.name_any(), |begun| {
+        let volumes = volumes.iter().map(std::sync::Arc::as_ref);
+        full(volumes, begun, &[node], seen.cut_now.as_deref(), seen.now).is_none()
+    })
 }
 
 fn info_unless_rest(volume: &RdsVolume, step: &Step) {

@@ -30,10 +30,10 @@ use crate::world::{Watched, World};
 
 const WISHES: &str = "/apis/storage.k8s.io/v1/volumeattachments";
 const VOLUMES: &str = "/api/v1/persistentvolumes";
-const OURS: &str = "/apis/rds.csi.srvlab.io/v1alpha1";
-const DRIVER: &str = "rds.csi.srvlab.io";
+pub(super) const OURS: &str = "/apis/rds.csi.srvlab.io/v1alpha1";
+pub(super) const DRIVER: &str = "rds.csi.srvlab.io";
 
-fn typed<K: DeserializeOwned>(object: Value) -> K {
+pub(super) fn typed<K: DeserializeOwned>(object: Value) -> K {
     serde_json::from_value(object).unwrap()
 }
 
@@ -42,10 +42,10 @@ type Answers = BTreeMap<String, Value>;
 
 /// The same, and what was asked.
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<(Answers, Vec<String>)>>);
+pub(super) struct Server(Arc<Mutex<(Answers, Vec<String>)>>);
 
 impl Server {
-    fn put(&self, path: &str, object: Value) {
+    pub(super) fn put(&self, path: &str, object: Value) {
         self.0.lock().unwrap().0.insert(path.to_owned(), object);
     }
 
@@ -80,6 +80,7 @@ impl Server {
                     ("GET", Some(Value::Null)) => (500, failed(500, "InternalError")),
                     ("GET", Some(found)) => (200, found.clone()),
                     ("GET", None) => (404, failed(404, "NotFound")),
+                    ("PUT", Some(Value::Null)) => (409, failed(409, "Conflict")),
                     ("PATCH", _) => (200, state.0[path.trim_end_matches("/status")].clone()),
                     _ => (200, serde_json::from_slice(&sent).unwrap()),
                 };
@@ -91,14 +92,14 @@ impl Server {
     }
 }
 
-struct Bed {
-    server: Server,
-    rounds: Rounds,
+pub(super) struct Bed {
+    pub(super) server: Server,
+    pub(super) rounds: Rounds,
     volumes: crate::world::Feed<rds_crds::RdsVolume>,
     attachments: crate::world::Feed<rds_crds::RdsAttachment>,
 }
 
-fn bed() -> Bed {
+pub(super) fn bed() -> Bed {
     let server = Server::default();
     server.list(WISHES, &[]);
     server.list(VOLUMES, &[]);
@@ -137,6 +138,21 @@ fn bed() -> Bed {
         volumes: volume_feed,
         attachments: attachment_feed,
     }
+}
+
+/// An appliance of which nothing is ever asked.
+pub(super) fn nowhere() -> crate::routeros::Client {
+    let target = Target {
+        name: "s".into(),
+        address: "a".into(),
+        port: 22,
+        user: "u".into(),
+        private_key: "".to_owned().into(),
+        host_keys: vec![],
+        base_path: "/p/q".parse().unwrap(),
+        limits: Default::default(),
+    };
+    crate::routeros::Client::connect(&target, None)
 }
 
 fn wish(volume: &str, node: &str) -> Value {
@@ -395,18 +411,7 @@ async fn a_new_leader_makes_a_publish_wait_and_does_not_refuse_it() {
         },
         driver: DRIVER,
     };
-    // Nothing is ever asked of it.
-    let target = Target {
-        name: "s".into(),
-        address: "a".into(),
-        port: 22,
-        user: "u".into(),
-        private_key: "".to_owned().into(),
-        host_keys: vec![],
-        base_path: "/p/q".parse().unwrap(),
-        limits: Default::default(),
-    };
-    let client = crate::routeros::Client::connect(&target, None);
+    let client = nowhere();
     let place = Place {
         server: &server,
         client: Some(&client),
