@@ -26,6 +26,37 @@ pub mod kind {
     pub const STAGED: &str = "Staged";
 }
 
+/// All reasons that an agent gives in its conditions. A node may write others, and they are not to be repeated as words of ours.
+pub const AGENT_REASONS: [&str; 27] = [
+    "Connected",
+    "Reconnecting",
+    "NoDisk",
+    "DeviceLost",
+    "Refused",
+    "Unreachable",
+    "ConnectFailed",
+    "OtherGeneration",
+    "OtherMachine",
+    "NotManaged",
+    "Ended",
+    "InUse",
+    "DisconnectFailed",
+    "PossibleDataLoss",
+    "IdentityChanged",
+    "Mounted",
+    "RawDevice",
+    "Unstaged",
+    "Checked",
+    "CheckSkipped",
+    "Damaged",
+    "TurnedReadOnly",
+    "UnexpectedData",
+    "UseFailed",
+    "NothingLeft",
+    "Clean",
+    "NeverConnected",
+];
+
 /// One node that wants, has or leaves one volume. Made and ended by the CSI Controller only.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(

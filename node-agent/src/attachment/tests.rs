@@ -518,6 +518,12 @@ fn decisions_are_pure() {
 }
 
 #[test]
+fn the_operator_knows_every_reason() {
+    let words: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(words, rds_crds::attachment::AGENT_REASONS);
+}
+
+#[test]
 fn every_reason_is_explained() {
     let page = include_str!("../../../docs/node-agent.md");
     let explained: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("| `")).collect();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
-use rds_crds::attachment::{AgentFormat, AgentStatus, kind as said_kind};
+use rds_crds::attachment::{AGENT_REASONS, AgentFormat, AgentStatus, kind as said_kind};
 use rds_crds::condition::{Saying, clear_condition, find_condition, is_true, kind, set_condition};
 use rds_crds::volume::{BreakerState, FormatLedger, RdsVolumeStatus, VolumeMode};
 use rds_crds::{RdsAttachment, RdsVolume};
@@ -30,6 +30,9 @@ use crate::world::World;
 
 /// Names of the mutating steps, for the crash test.
 pub(crate) const STEPS: [&str; 4] = ["record-format", "apply-breaker", "forget-reset", "tell-trial"];
+
+/// Instead of a reason that no agent of this release gives.
+const OTHER: &str = "Other";
 
 /// While a breaker is not closed, words of a person on the PersistentVolume are looked for so often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -89,7 +92,7 @@ async fn count(
             announcer.breaker(volume, news, &folded.status);
         }
         if let Some((reason, message)) = illness {
-            announcer.ill(volume, &reason, message);
+            announcer.ill(volume, reason, message);
         }
         if let Some(message) = changed {
             announcer.ill(volume, kind::IDENTITY_CHANGED, message);
@@ -144,24 +147,32 @@ fn tell_health(
     attachments: &[Arc<RdsAttachment>],
     next: &mut RdsVolumeStatus,
     now: Timestamp,
-) -> Option<(String, String)> {
+) -> Option<(&'static str, String)> {
     let words = attachments.iter().filter_map(|a| {
         let word = find_condition(&agent(a)?.conditions, said_kind::HEALTHY)?;
         Some((a.spec.node.as_str(), word))
     });
     let words: Vec<_> = words.collect();
     let (node, word) = words.iter().find(|(_, w)| w.status == "False").or(words.first())?;
+    let reason = known(&word.reason);
     let saying = Saying {
         kind: kind::HEALTHY,
         status: Some(word.status == "True"),
-        reason: &word.reason,
+        reason,
         message: format!("node {node}: {}", word.message),
     };
-    let (reason, message) = (word.reason.clone(), saying.message.clone());
+    let message = saying.message.clone();
     let was = find_condition(&next.conditions, kind::HEALTHY).map(|c| (c.status.clone(), c.reason.clone()));
     set_condition(&mut next.conditions, saying, volume.metadata.generation, now);
-    let new = was != Some((word.status.clone(), reason.clone()));
+    let new = was != Some((word.status.clone(), reason.to_owned()));
     (new && word.status == "False").then_some((reason, message))
+}
+
+/// The reason, if it is one of an agent. It becomes the reason of an event and a label of a series, which stays for as long as this
+/// process runs; what a node writes beside that is no word of ours.
+fn known(reason: &str) -> &'static str {
+    let all = AGENT_REASONS.iter();
+    all.copied().find(|word| *word == reason).unwrap_or(OTHER)
 }
 
 /// What new connections show as the identity of the disk. Answers with what is to be told.
@@ -239,4 +250,38 @@ fn next_entry(volume: &RdsVolume, attachments: &[Arc<RdsAttachment>]) -> Option<
 
 fn said(attachment: &RdsAttachment) -> Option<&AgentFormat> {
     agent(attachment)?.format.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_word_that_a_node_made_up_is_not_repeated_as_ours() {
+        let volume: RdsVolume = serde_json::from_value(json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": "a", "generation": 1},
+            "spec": {"server": "default", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
+        }))
+        .unwrap();
+        let mut next = RdsVolumeStatus::default();
+        let mut told = |reason: &str| {
+            let attachment: RdsAttachment = serde_json::from_value(json!({
+                "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsAttachment", "metadata": {"name": "a.n1"},
+                "spec": {"volume": "a", "node": "n1", "accessMode": "ReadWriteOnce"},
+                "status": {"agent": {"conditions": [{
+                    "type": "Healthy", "status": "False", "reason": reason, "message": "as seen",
+                    "lastTransitionTime": "2026-11-01T00:00:00Z",
+                }]}},
+            }))
+            .unwrap();
+            let told = tell_health(&volume, &[Arc::new(attachment)], &mut next, Timestamp::UNIX_EPOCH);
+            let said = find_condition(&next.conditions, kind::HEALTHY).unwrap().reason.clone();
+            (told.map(|(reason, _)| reason), said)
+        };
+        assert_eq!(told("Damaged"), (Some("Damaged"), "Damaged".to_owned()));
+        assert_eq!(told("MadeUp1"), (Some("Other"), "Other".to_owned()));
+        assert_eq!(told("MadeUp2"), (None, "Other".to_owned()), "nothing new is to be told");
+    }
 }
