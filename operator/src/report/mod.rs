@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use rds_crds::attachment::{AGENT_REASONS, AgentFormat, AgentStatus, kind as said_kind};
 use rds_crds::condition::{Saying, clear_condition, find_condition, is_true, kind, set_condition};
@@ -30,6 +31,9 @@ use crate::world::World;
 
 /// Names of the mutating steps, for the crash test.
 pub(crate) const STEPS: [&str; 4] = ["record-format", "apply-breaker", "forget-reset", "tell-trial"];
+
+/// The reason of an agent whose node has lost data.
+const LOSS: &str = "PossibleDataLoss";
 
 /// Instead of a reason that no agent of this release gives.
 const OTHER: &str = "Other";
@@ -162,9 +166,13 @@ fn tell_health(
         message: format!("node {node}: {}", word.message),
     };
     let message = saying.message.clone();
-    let was = find_condition(&next.conditions, kind::HEALTHY).map(|c| (c.status.clone(), c.reason.clone()));
+    let was = find_condition(&next.conditions, kind::HEALTHY).cloned();
     set_condition(&mut next.conditions, saying, volume.metadata.generation, now);
-    let new = was != Some((word.status.clone(), reason.to_owned()));
+    // Each loss is one of its own, though the reason is the same.
+    let same = |was: &Condition| {
+        was.status == word.status && was.reason == reason && (reason != LOSS || was.message == message)
+    };
+    let new = !was.as_ref().is_some_and(same);
     (new && word.status == "False").then_some((reason, message))
 }
 
@@ -259,19 +267,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_that_a_node_made_up_is_not_repeated_as_ours() {
+    fn what_is_new_is_told_and_a_word_that_a_node_made_up_is_not_repeated_as_ours() {
         let volume: RdsVolume = serde_json::from_value(json!({
             "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": "a", "generation": 1},
             "spec": {"server": "default", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
         }))
         .unwrap();
         let mut next = RdsVolumeStatus::default();
-        let mut told = |reason: &str| {
+        let mut told = |reason: &str, message: &str| {
             let attachment: RdsAttachment = serde_json::from_value(json!({
                 "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsAttachment", "metadata": {"name": "a.n1"},
                 "spec": {"volume": "a", "node": "n1", "accessMode": "ReadWriteOnce"},
                 "status": {"agent": {"conditions": [{
-                    "type": "Healthy", "status": "False", "reason": reason, "message": "as seen",
+                    "type": "Healthy", "status": "False", "reason": reason, "message": message,
                     "lastTransitionTime": "2026-11-01T00:00:00Z",
                 }]}},
             }))
@@ -280,8 +288,16 @@ mod tests {
             let said = find_condition(&next.conditions, kind::HEALTHY).unwrap().reason.clone();
             (told.map(|(reason, _)| reason), said)
         };
-        assert_eq!(told("Damaged"), (Some("Damaged"), "Damaged".to_owned()));
-        assert_eq!(told("MadeUp1"), (Some("Other"), "Other".to_owned()));
-        assert_eq!(told("MadeUp2"), (None, "Other".to_owned()), "nothing new is to be told");
+        assert_eq!(told("Damaged", "as seen"), (Some("Damaged"), "Damaged".to_owned()));
+        assert_eq!(told("MadeUp1", "as seen"), (Some("Other"), "Other".to_owned()));
+        assert_eq!(
+            told("MadeUp2", "as seen"),
+            (None, "Other".to_owned()),
+            "nothing new is to be told"
+        );
+        let lost = || (Some(LOSS), LOSS.to_owned());
+        assert_eq!(told(LOSS, "cut"), lost());
+        assert_eq!(told(LOSS, "cut"), (None, LOSS.to_owned()));
+        assert_eq!(told(LOSS, "cut; the disk went"), lost(), "another one");
     }
 }
