@@ -29,6 +29,9 @@ use crate::nvme::identity::{self, Identity};
 use crate::untold::Untold;
 use crate::{health, host, lease};
 
+/// Silence after which a request counts as lost. A watch is silent while nothing changes, but no longer than 290 s, and 5 s more
+/// (`kube_runtime::watcher`).
+const SILENCE: Duration = Duration::from_secs(305);
 /// How often the host's sessions are looked at: a read of sysfs, no request to anybody.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 
@@ -57,9 +60,7 @@ async fn until_signal(config: Config) -> anyhow::Result<bool> {
     let listener = TcpListener::bind(config.metrics_address)
         .await
         .with_context(|| format!("cannot listen on {}, change --metrics-address", config.metrics_address))?;
-    let client = Client::try_default()
-        .await
-        .context("no way to the API server, set KUBECONFIG or run in a pod")?;
+    let client = client().await?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = "node",
@@ -133,6 +134,17 @@ async fn no_writer(writers: &'static Writers, within: Duration) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// The way to the API server. kube waits without end for an answer: of an API server that lost its power the watch would never
+/// hear again, and no attachment would be seen any more. The timer begins anew with each byte and each request.
+async fn client() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer()
+        .await
+        .context("no way to the API server, set KUBECONFIG or run in a pod")?;
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    Ok(Client::try_from(config)?)
 }
 
 /// What reaches the host's NVMe: the kernel, but for tests.
