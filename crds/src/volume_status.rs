@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::Intent;
+
 /// One node that may use the volume.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -17,6 +19,21 @@ pub struct Holder {
     pub role: Role,
     /// When it was admitted.
     pub since: Time,
+    /// Set when its detach was answered although it neither let go nor was cut, as another holder that is alive would have been cut
+    /// with it. It stays a lost holder until it is cut, its reboot is proven, or a person vouches that its node is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deferred: Option<Deferred>,
+}
+
+/// What is left of a holder whose RdsAttachment was let go before its session ended.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Deferred {
+    /// When that was decided.
+    pub at: Time,
+    /// What its agent had recorded before it connected: it tells a reboot of that machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
 }
 
 /// What a holder may do.

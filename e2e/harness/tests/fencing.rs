@@ -289,8 +289,14 @@ fn i4_r51_an_appliance_that_is_away_and_a_live_peer_make_a_fence_wait() -> Resul
         let nqn = scene.status("shared").await?.nqn.context("no NQN")?;
         two.agent.in_use(&[&format!("?{nqn}")])?;
         scene.out_of_service(&one).await?;
+        // The operator is killed between recording that and letting the RdsAttachment go.
+        let operator = &scene.lab.replicas[0];
+        operator.restart_once_with(&[("RDS_CRASH_AFTER".into(), "record-deferral".into())])?;
+        let before = operator.operator.starts();
         scene.detach("shared", &one).await?;
         scene.pending("shared", "Deferred", "fence-now").await?;
+        scene.detached("shared", "one").await?;
+        ensure!(operator.operator.starts() > before, "it was not killed");
         scene.written_by("shared", &["one", "two"]).await?;
         two.agent.in_use(&[])?;
         scene

@@ -56,6 +56,7 @@ pub(crate) enum Do {
     Admit(Holder),
     Grant(u8),
     Deny(u8, &'static str),
+    Defer(u8),
     Forget(u8),
     BeginFence(Option<u8>, Option<u8>),
     Cut,
@@ -78,7 +79,7 @@ pub(crate) fn look(model: &Protocol, world: &World, caches: &Snapshot, record: R
         let of = |all: &[Attachment]| all.get(usize::from(h.attachment)).copied().filter(|a| !a.gone);
         let live = of(&world.attachments);
         let object = of(&caches.attachments).or(live.filter(|_| !trusts));
-        let intent = object.and_then(|a| a.intent);
+        let intent = intent_for(h, object);
         let differs = intent.is_some_and(|i| (i.machine, i.boot) != (cached.machine, cached.boot));
         let wanted = !trusts && world.wanted[usize::from(h.node)];
         // What would end its hold is not believed of a cache.
@@ -154,6 +155,7 @@ impl Look {
             attachment: id(&ask.attachment),
             second: role == Role::MigrationTarget,
             reads: role == Role::Reader,
+            deferred: None,
         };
         match decide(&self.seen()) {
             Step::Rest(owed) => Do::Rest(owed.is_some()),
@@ -166,6 +168,7 @@ impl Look {
             Step::Admit(ask, role, _) => Do::Admit(held(&ask, role)),
             Step::Grant(a) => Do::Grant(id(&a)),
             Step::Deny(a, why, _) => Do::Deny(id(&a), why.word()),
+            Step::Defer(a) => Do::Defer(id(&a)),
             Step::Forget(a) => Do::Forget(id(&a)),
             Step::BeginFence(node, a) => Do::BeginFence(some(&node), some(&a)),
             Step::Cut => Do::Cut,
@@ -253,7 +256,7 @@ impl Look {
         let mut named = holders
             .filter(|(h, _)| h.node == node)
             .map(|(h, (object, seen, wanted))| {
-                let recorded = object.and_then(|a| a.intent).map(|i| (i.machine, i.boot));
+                let recorded = intent_for(h, *object).map(|i| (i.machine, i.boot));
                 let (machine, boot) = recorded.unwrap_or((seen.machine, seen.boot));
                 Named {
                     attachment: h.attachment.to_string(),
@@ -309,7 +312,8 @@ impl Look {
             false => machine.to_string(),
         };
         let facts = facts(node, id);
-        let intent = object.and_then(|a| a.intent).map(|i| attachment::Intent {
+        let recorded = intent_for(holder, object);
+        let intent = recorded.map(|i| attachment::Intent {
             boot_id: format!("{}-{}", i.machine, i.boot),
             system_uuid: id(i.machine),
             machine_id: id(i.machine),
@@ -320,6 +324,9 @@ impl Look {
         let mut is = standing(&facts, pulse(node), going, mute, Duration::ZERO);
         if is == Standing::Lost && wanted {
             is = Standing::Doubtful;
+        }
+        if object.is_none() && holder.deferred.is_some() {
+            is = Standing::Lost;
         }
         if self.wrong(Mutation::AdmitBesideLost) && is == Standing::Lost {
             is = Standing::Alive;
@@ -341,7 +348,16 @@ impl Look {
             word: said,
             // Who begins to use it has said so before, and nobody new begins while a fence is owed.
             unpublished: object.is_some_and(|a| a.unused) && self.owed,
+            deferred: holder.deferred == Some(recorded),
         }
+    }
+}
+
+/// What is recorded of who connects: by its object, or by the holder once that was let go.
+fn intent_for(holder: &Holder, object: Option<Attachment>) -> Option<Intent> {
+    match object {
+        Some(object) => object.intent,
+        None => holder.deferred.flatten(),
     }
 }
 
@@ -361,7 +377,7 @@ fn facts(node: &Node, id: impl Fn(u8) -> String) -> NodeFacts {
     }
 }
 
-fn intent_of(intent: Intent) -> attachment::Intent {
+pub(crate) fn intent_of(intent: Intent) -> attachment::Intent {
     attachment::Intent {
         boot_id: format!("{}-{}", intent.machine, intent.boot),
         system_uuid: same_id(intent.machine),

@@ -77,9 +77,15 @@ pub(crate) fn pass(model: &Protocol, world: &mut World, i: u8, old_volume: bool)
         }
         Do::Grant(a) => say(world, a, Said::Admitted(record.generation, caches.nqn)),
         Do::Deny(a, why) => say(world, a, Said::Refused(why)),
+        Do::Defer(a) => {
+            let intent = caches.attachments.get(at(a)).and_then(|x| x.intent);
+            swap(model, world, record, &Swap::Defer(a, intent));
+        }
         Do::Forget(a) => {
             // Our finalizer goes by a JSON patch that tests what was read; the API server removes only what is being deleted.
-            if let Some(attachment) = world.attachments.get_mut(at(a)).filter(|x| x.deleting) {
+            let read = caches.attachments.get(at(a)).copied();
+            let live = world.attachments.get_mut(at(a));
+            if let Some(attachment) = live.filter(|x| x.deleting && read == Some(**x)) {
                 attachment.remove();
             }
         }

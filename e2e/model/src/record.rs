@@ -6,13 +6,15 @@ use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use rds_crds::volume::{self, FencePhase, Fenced, RdsVolumeSpec, RdsVolumeStatus, Role};
+use rds_crds::attachment;
+use rds_crds::volume::{self, Deferred, FencePhase, Fenced, RdsVolumeSpec, RdsVolumeStatus, Role};
 use rds_crds::{RdsVolume, volume::Holder as Stored};
 use rds_operator::attachment::model::Ask;
 use rds_operator::attachment::record::{Change, changed};
 use serde_json::json;
 
-use crate::world::{Fence, Holder, Record};
+use crate::eyes::intent_of;
+use crate::world::{Fence, Holder, Intent, Record};
 
 /// A change, small enough to be remembered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +22,7 @@ pub(crate) enum Swap {
     Admit(Holder),
     Succeed(u8, u8),
     Release(u8),
+    Defer(u8, Option<Intent>),
     BeginFence(Option<u8>, Option<u8>),
     RecordCut,
     EndFence,
@@ -59,6 +62,7 @@ fn change(record: &Record, swap: &Swap) -> Change {
         }
         Swap::Succeed(old, new) => Change::Succeed(old.to_string(), new.to_string()),
         Swap::Release(attachment) => Change::Release(attachment.to_string()),
+        Swap::Defer(attachment, intent) => Change::Defer(attachment.to_string(), intent.map(intent_of)),
         Swap::BeginFence(node, attachment) => Change::BeginFence {
             node: text(*node),
             attachment: text(*attachment),
@@ -101,6 +105,10 @@ fn store(record: &Record) -> Option<RdsVolume> {
                 attachment_uid: h.attachment.to_string(),
                 role: role(h),
                 since: now.clone(),
+                deferred: h.deferred.map(|intent| Deferred {
+                    at: now.clone(),
+                    intent: intent.map(intent_of),
+                }),
             })
             .collect(),
         fence: record.fence.map(|f| volume::Fence {
@@ -128,6 +136,15 @@ fn store(record: &Record) -> Option<RdsVolume> {
     Some(volume)
 }
 
+fn stored_intent(intent: &attachment::Intent) -> Option<Intent> {
+    let (machine, boot) = intent.boot_id.split_once('-')?;
+    Some(Intent {
+        machine: machine.parse().ok()?,
+        boot: boot.parse().ok()?,
+        generation: u8::try_from(intent.generation).ok()?,
+    })
+}
+
 fn load(volume: &RdsVolume, before: &Record) -> Record {
     let id = |text: &str| text.parse::<u8>().ok();
     let status = volume.status.clone().unwrap_or_default();
@@ -142,6 +159,7 @@ fn load(volume: &RdsVolume, before: &Record) -> Record {
                     attachment: id(&h.attachment_uid)?,
                     second: h.role == Role::MigrationTarget,
                     reads: h.role == Role::Reader,
+                    deferred: h.deferred.as_ref().map(|d| d.intent.as_ref().and_then(stored_intent)),
                 })
             })
             .collect(),

@@ -35,6 +35,8 @@ pub struct Holder {
     pub second: bool,
     /// It only reads.
     pub reads: bool,
+    /// Its detach is answered before it was cut, and this is what its attachment had recorded.
+    pub deferred: Option<Option<Intent>>,
 }
 
 /// A fence.

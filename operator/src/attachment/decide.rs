@@ -125,6 +125,9 @@ pub enum Step {
     Grant(String),
     /// Say on the attachment why it is not.
     Deny(String, Refusal, String),
+    /// Compare-and-swap: the detach of that holder is answered though it is not cut, and what its object says is kept. Always before
+    /// the object goes.
+    Defer(String),
     /// Let the attachment's object go.
     Forget(String),
     /// Compare-and-swap: generation n+1 and the fence, phase cutting.
@@ -232,7 +235,10 @@ pub fn decide(seen: &Seen) -> Step {
         return step;
     }
     let mut owed = None;
-    if let Some(holder) = volume.holders.iter().find(|h| h.standing == Standing::Lost) {
+    // Whom a person names goes first: of the others none may be cut yet.
+    let lost = || volume.holders.iter().filter(|h| h.standing == Standing::Lost);
+    let named = lost().find(|h| seen.cut_now.as_deref() == Some(h.node.as_str()));
+    if let Some(holder) = named.or(lost().next()) {
         match fence(seen, holder) {
             Ok(step) => return step,
             Err(why) => owed = Some(why),
@@ -247,13 +253,18 @@ pub fn decide(seen: &Seen) -> Step {
     }
     for attachment in seen.attachments.iter().filter(going) {
         let uid = &attachment.ask.attachment;
-        let holds = volume.holders.iter().any(|h| h.attachment == *uid);
-        // A lost holder stays in the record; its object need not wait for that (the fence is deferred or a person has to act).
-        let deferred = owed
-            .as_ref()
-            .is_some_and(|o| o.deferred && o.node == attachment.ask.node);
-        if !holds || deferred {
-            return Step::Forget(uid.clone());
+        // A lost holder stays in the record; where its fence is deferred, its object need not wait for that. One disk has one export:
+        // what defers the fence of one defers that of all.
+        let deferred = owed.as_ref().is_some_and(|o| o.deferred);
+        match volume.holders.iter().find(|h| h.attachment == *uid) {
+            None => return Step::Forget(uid.clone()),
+            Some(holder) if deferred && holder.standing == Standing::Lost => {
+                return match holder.deferred {
+                    true => Step::Forget(uid.clone()),
+                    false => Step::Defer(uid.clone()),
+                };
+            }
+            Some(_) => {}
         }
     }
     // Who was told that it may connect comes first: its holder may have been taken out by hand.
@@ -323,7 +334,8 @@ fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
     let owed = |node: &str, why: String| Some(Err(Owed::new(node, why)));
     let asks = |a: &&AttachmentView| !a.deleting && !volume.holders.iter().any(|h| h.attachment == a.ask.attachment);
     let known = |uid: &String| seen.attachments.iter().any(|a| a.ask.attachment == *uid);
-    let orphan = volume.holders.iter().find(|h| !known(&h.attachment));
+    // One that is deferred is explained.
+    let orphan = volume.holders.iter().find(|h| !known(&h.attachment) && !h.deferred);
     if let Some(holder) = orphan
         && seen.attachments.iter().any(|a| asks(&a))
     {

@@ -58,6 +58,7 @@ mod tests {
             standing,
             word: Word::Intent,
             unpublished: false,
+            deferred: false,
         };
         let ask = Ask {
             node: "n2".into(),

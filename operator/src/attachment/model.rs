@@ -53,6 +53,8 @@ pub struct HolderView {
     pub word: Word,
     /// Whether its agent has said that no pod has the volume published.
     pub unpublished: bool,
+    /// Its detach is answered before it was cut, and all that its RdsAttachment says is recorded: that need not stay.
+    pub deferred: bool,
 }
 
 /// What is known of a holder.

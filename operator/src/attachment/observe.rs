@@ -98,7 +98,13 @@ pub(crate) async fn seen(
         let object = cached.map(|a| &**a).or(live.as_ref());
         let going = object.is_none_or(|a| a.metadata.deletion_timestamp.is_some());
         let agent = object.and_then(|a| a.status.as_ref()).and_then(|s| s.agent.as_ref());
-        let intent = agent.and_then(|a| a.intent.as_ref());
+        let recorded = holder.deferred.as_ref();
+        // Its object was let go by ourselves: the record speaks for it.
+        let parted = object.is_none() && recorded.is_some();
+        let intent = match parted {
+            true => recorded.and_then(|d| d.intent.as_ref()),
+            false => agent.and_then(|a| a.intent.as_ref()),
+        };
         let mut facts = node_facts(outside.world, outside.clock, &holder.node);
         // Which of two boots is the later one only a Node shows that was read after the intent.
         if facts.gone_for.is_none() && intent.is_some_and(|i| i.boot_id != facts.boot_id) {
@@ -109,21 +115,29 @@ pub(crate) async fn seen(
             let mute = object.is_none() || replaced(intent, status.export_generation.unwrap_or(1), facts);
             standing(facts, pulse, going, mute, outside.patience.grace)
         };
-        let mut is = judged(&facts, pulse);
+        // It was lost when its detach was answered, and nothing that its node does now changes that: who wants the volume there wants it
+        // anew.
+        let mut is = match parted {
+            true => Standing::Lost,
+            false => judged(&facts, pulse),
+        };
         let asked_about = vouched.is_some_and(|word| node_of(word) == holder.node);
-        if wanted.is_none() && (is == Standing::Lost || asked_about) {
+        if wanted.is_none() && ((is == Standing::Lost && !parted) || asked_about) {
             wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
         }
         let still_wanted = wanted.as_ref().is_some_and(|nodes| nodes.contains(&holder.node));
-        if is == Standing::Lost && still_wanted {
+        if is == Standing::Lost && still_wanted && !parted {
             is = Standing::Doubtful;
         }
         // A fence that was begun goes on whatever is seen now.
-        if status.fence.is_none() && (is == Standing::Lost || (asked_about && pulse == Pulse::Stale)) {
+        let seems_lost = is == Standing::Lost && !parted;
+        if status.fence.is_none() && (seems_lost || (asked_about && pulse == Pulse::Stale)) {
             facts = live_facts(outside, &holder.node).await?;
             pulse = live_pulse(outside, &holder.node).await?;
-            is = judged(&facts, pulse);
-            if is == Standing::Lost && still_wanted {
+            if !parted {
+                is = judged(&facts, pulse);
+            }
+            if is == Standing::Lost && still_wanted && !parted {
                 is = Standing::Doubtful;
             }
         }
@@ -149,6 +163,7 @@ pub(crate) async fn seen(
             standing: is,
             word: word(intent, disconnected, &facts),
             unpublished: unpublished(agent, &status.conditions, now),
+            deferred: recorded.is_some_and(|d| d.intent.as_ref() == intent),
         });
     }
     let second = status

@@ -406,3 +406,51 @@ async fn nothing_is_read_live_while_nobody_is_lost_or_asked_about() {
         assert!(asked.lock().unwrap().is_empty(), "{asked:?}");
     }
 }
+
+/// Its detach is answered, and its object is gone by our own hand: the record speaks for it.
+#[tokio::test(start_paused = true)]
+async fn i4_a_deferred_holder_stays_lost_and_its_reboot_is_still_told() {
+    let mut status = held();
+    status["holders"][0]["deferred"] = json!({"at": "2026-01-01T00:00:00Z", "intent": {
+        "bootID": "b1", "systemUUID": "s", "machineID": "m", "nodeUID": "n1", "generation": 1}});
+    let status = &status;
+    let pass = async |object: Option<Value>, boot: &str, live: &[(&str, Value)], clock: &Clock, word: Option<&str>| {
+        let caches = Caches {
+            attachment: object,
+            node: Some(node(boot, json!([]))),
+            lease: Some(lease("00:00")),
+        };
+        look(clock, status.clone(), word, caches, live, &Asked::default())
+            .await
+            .unwrap()
+    };
+    let clock = Clock::default();
+    // Its node is well, and wants the volume anew: it has never let go.
+    let seen = pass(None, "b1", &[(WISHES, wishes(false))], &clock, None).await;
+    let holder = &seen.volume.holders[0];
+    assert_eq!(
+        (holder.standing, holder.word, holder.deferred),
+        (Standing::Lost, Word::Intent, true)
+    );
+    let later = [(NODE, node("b2", json!([])))];
+    let seen = pass(None, "b2", &later, &clock, None).await;
+    assert_eq!(seen.volume.holders[0].word, Word::Rebooted);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let off = [(NODE, node("b1", json!([]))), (LEASE, lease("00:00"))];
+    let seen = pass(None, "b1", &off, &clock, Some("n1/b1")).await;
+    assert_eq!(seen.vouch, Some(Vouch::Believed("u1".into())));
+    let seen = pass(None, "b1", &off, &clock, Some("n1/b0")).await;
+    assert!(matches!(seen.vouch, Some(Vouch::Refused(why)) if why.contains("recorded boot")));
+    // While its object is there, that counts; and it goes only once all that it says is recorded.
+    let mut object = record(true);
+    assert!(
+        pass(Some(object.clone()), "b1", &off, &clock, None)
+            .await
+            .volume
+            .holders[0]
+            .deferred
+    );
+    object["status"]["agent"]["intent"]["bootID"] = json!("b2");
+    let seen = pass(Some(object), "b2", &off, &clock, None).await;
+    assert!(!seen.volume.holders[0].deferred);
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
+use rds_crds::attachment::Intent;
 use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF, FINALIZER};
 use rds_crds::volume::{FencePhase, Holder};
 use rds_crds::{RdsServer, RdsVolume};
@@ -96,6 +97,10 @@ pub(crate) async fn reconcile(
                     announcer.denied(volume, why, &text);
                 }
             }
+            Step::Defer(uid) => {
+                let intent = intent_of(outside, &uid);
+                swap(volume, &store, &Change::Defer(uid, intent), now).await?;
+            }
             Step::Forget(uid) => store.forget(outside, &uid).await?,
             // Who came before may be missing in a restored object store: nobody new gets in before that was looked at.
             Step::Admit(..) if !place.gate.is_open(&volume.name_any()) => return Ok(Some(Action::requeue(GATE))),
@@ -183,6 +188,14 @@ pub(crate) async fn reconcile(
         "a pass over attachments did not come to an end"
     );
     Ok(Some(Action::requeue(Duration::from_secs(60))))
+}
+
+/// What its agent has recorded, as the cache shows it: the object is let go only at the version that the cache shows, and only where
+/// that says the same.
+fn intent_of(outside: &Outside<'_>, uid: &str) -> Option<Intent> {
+    let attachment = outside.world.attachments.of_uid(uid)?;
+    let agent = attachment.status.as_ref()?.agent.as_ref()?;
+    agent.intent.clone()
 }
 
 /// What is not known to have been refused may have been recorded.

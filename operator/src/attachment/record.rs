@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rds_crds::RdsVolume;
+use rds_crds::attachment::Intent;
 use rds_crds::condition::whole_seconds;
-use rds_crds::volume::{Fence, FencePhase, Fenced, Holder, RdsVolumeStatus, Role};
+use rds_crds::volume::{Deferred, Fence, FencePhase, Fenced, Holder, RdsVolumeStatus, Role};
 
 use super::model::Ask;
 
@@ -17,6 +18,8 @@ pub enum Change {
     Succeed(String, String),
     /// Is no holder any more.
     Release(String),
+    /// The detach of that holder is answered before it was cut. What its agent had recorded outlives its object.
+    Defer(String, Option<Intent>),
     /// The fence with the next generation and its NQN.
     BeginFence {
         /// Whom it cuts.
@@ -38,7 +41,7 @@ pub enum Change {
 
 impl Change {
     /// All names, for the crash test.
-    pub(crate) const NAMES: [&str; 8] = [
+    pub(crate) const NAMES: [&str; 9] = [
         "record-admission",
         "record-succession",
         "record-release",
@@ -47,15 +50,27 @@ impl Change {
         "record-end-fence",
         "record-acknowledged",
         "record-holes",
+        "record-deferral",
     ];
 
     /// The name of its crash point.
     pub(crate) fn name(&self) -> &'static str {
-        let [admission, succession, release, begin, cut, end, acknowledged, holes] = Self::NAMES;
+        let [
+            admission,
+            succession,
+            release,
+            begin,
+            cut,
+            end,
+            acknowledged,
+            holes,
+            deferral,
+        ] = Self::NAMES;
         match self {
             Self::Admit(..) => admission,
             Self::Succeed(..) => succession,
             Self::Release(_) => release,
+            Self::Defer(..) => deferral,
             Self::BeginFence { .. } => begin,
             Self::RecordCut => cut,
             Self::EndFence => end,
@@ -77,12 +92,25 @@ pub fn changed(volume: &RdsVolume, change: &Change, now: Timestamp) -> RdsVolume
             attachment_uid: ask.attachment.clone(),
             role: *role,
             since: now,
+            deferred: None,
         }),
         Change::Succeed(old, new) => {
             let theirs = status.holders.iter_mut().filter(|h| h.attachment_uid == *old);
-            theirs.for_each(|h| h.attachment_uid.clone_from(new));
+            theirs.for_each(|h| {
+                h.attachment_uid.clone_from(new);
+                h.deferred = None;
+            });
         }
         Change::Release(attachment) => release(status, attachment),
+        Change::Defer(attachment, intent) => {
+            let theirs = status.holders.iter_mut().filter(|h| h.attachment_uid == *attachment);
+            theirs.for_each(|h| {
+                h.deferred = Some(Deferred {
+                    at: now.clone(),
+                    intent: intent.clone(),
+                });
+            });
+        }
         Change::BeginFence { node, attachment, nqn } => {
             status.export_generation = status.export_generation.map(|g| g.saturating_add(1));
             status.fence = Some(Fence {

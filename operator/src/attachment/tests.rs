@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rds_crds::RdsVolume;
+use rds_crds::attachment::Intent;
 use rds_crds::volume::{AccessMode, Role};
 
 use super::admit::admit;
 use super::decide::{AttachmentView, Canary, Did, Licence, Owed, Release, Said, Seen, Step, decide};
 use super::model::{Ask, FenceView, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
+use super::record::{Change, changed};
 use super::vouch::Vouch;
 
 fn at(second: i64) -> Timestamp {
@@ -49,6 +52,7 @@ fn holder(node: &str, standing: Standing) -> HolderView {
         standing,
         word: Word::Intent,
         unpublished: false,
+        deferred: false,
     }
 }
 
@@ -333,6 +337,8 @@ fn a_lost_reader_holds_up_other_readers_as_little_as_it_writes() {
     let mut reads = attachment("n3", false, Said::Nothing);
     reads.ask.mode = AccessMode::ReadOnlyMany;
     let mut now = seen(world, vec![leaving, reads]);
+    assert_eq!(decide(&now), Step::Defer("uid-n1".into()));
+    now.volume.holders[0].deferred = true;
     assert_eq!(decide(&now), Step::Forget("uid-n1".into()), "Unpublish answers at once");
     now.attachments.remove(0);
     assert!(matches!(decide(&now), Step::Admit(ask, Role::Reader, None) if ask.node == "n3"));
@@ -360,6 +366,8 @@ fn d4_a_live_peer_is_never_cut_without_a_persons_word() {
     let mut world = rwx();
     world.holders = vec![holder("n1", Standing::Lost), holder("n2", Standing::Alive)];
     let mut now = seen(world, vec![attachment("n1", true, Said::Withdrawn)]);
+    assert_eq!(decide(&now), Step::Defer("uid-n1".into()), "what it says is kept first");
+    now.volume.holders[0].deferred = true;
     assert_eq!(
         decide(&now),
         Step::Forget("uid-n1".into()),
@@ -384,6 +392,74 @@ fn d4_a_live_peer_is_never_cut_without_a_persons_word() {
         now.volume.holders[1].standing = standing;
         assert!(matches!(decide(&now), Step::Rest(Some(_))), "{standing:?}");
     }
+}
+
+#[test]
+fn d4_the_detach_of_every_lost_holder_ends_beside_a_live_peer() {
+    let mut world = rwx();
+    world.holders = ["n1", "n2"].map(|node| holder(node, Standing::Lost)).into();
+    world.holders.push(holder("n3", Standing::Alive));
+    let going = |node: &str| attachment(node, true, Said::Withdrawn);
+    let mut now = seen(world, vec![going("n1"), going("n2")]);
+    for (at, node) in ["n1", "n2"].into_iter().enumerate() {
+        let uid = format!("uid-{node}");
+        assert_eq!(decide(&now), Step::Defer(uid.clone()));
+        now.volume.holders[at].deferred = true;
+        assert_eq!(decide(&now), Step::Forget(uid));
+        now.attachments.remove(0);
+    }
+    assert!(matches!(decide(&now), Step::Rest(Some(Owed { deferred: true, .. }))));
+    now.cut_now = Some("n2".into());
+    let named = Step::BeginFence("n2".into(), "uid-n2".into());
+    assert_eq!(decide(&now), named, "whom a person names, also behind another one");
+    // A holder that is not lost keeps its object.
+    now.cut_now = None;
+    now.attachments = vec![going("n3")];
+    now.volume.holders[2].standing = Standing::Leaving;
+    assert!(matches!(decide(&now), Step::Rest(Some(_))));
+}
+
+#[test]
+fn who_is_deferred_was_not_removed_by_force() {
+    let mut world = rwo();
+    world.holders = vec![holder("n1", Standing::Doubtful)];
+    let mut asks = attachment("n2", false, Said::Nothing);
+    let Verdict::Refuse(why, text) = admit(&asks.ask, &world, at(0)) else {
+        panic!()
+    };
+    asks.said = Said::Refused(why.word().to_owned(), text);
+    let mut now = seen(world, vec![asks]);
+    assert!(matches!(decide(&now), Step::Rest(Some(Owed { why, .. })) if why.contains("removed by force")));
+    now.volume.holders[0].deferred = true;
+    assert_eq!(decide(&now), Step::Rest(None));
+}
+
+#[test]
+fn a_deferral_is_kept_in_the_record_until_its_node_has_a_new_attachment() {
+    let intent = Intent {
+        boot_id: "b1".into(),
+        system_uuid: "s".into(),
+        machine_id: "m".into(),
+        node_uid: "u".into(),
+        generation: 1,
+    };
+    let spec = serde_json::json!({"server": "s", "capacity": "1Gi", "accessModes": ["ReadWriteMany"]});
+    let mut volume = RdsVolume::new("v", serde_json::from_value(spec).unwrap());
+    for node in ["n1", "n2"] {
+        let admitted = Change::Admit(ask(node, AccessMode::ReadWriteMany), Role::Primary);
+        volume = changed(&volume, &admitted, at(0));
+    }
+    let deferrals = |volume: &RdsVolume| -> Vec<Option<Option<Intent>>> {
+        let holders = &volume.status.as_ref().unwrap().holders;
+        holders
+            .iter()
+            .map(|h| h.deferred.as_ref().map(|d| d.intent.clone()))
+            .collect()
+    };
+    volume = changed(&volume, &Change::Defer("uid-n1".into(), Some(intent.clone())), at(1));
+    assert_eq!(deferrals(&volume), [Some(Some(intent)), None]);
+    volume = changed(&volume, &Change::Succeed("uid-n1".into(), "uid-new".into()), at(2));
+    assert_eq!(deferrals(&volume), [None, None]);
 }
 
 #[test]
@@ -522,7 +598,7 @@ fn i4_a_persons_word_releases_without_a_cut_and_ends_a_deferred_fence() {
     assert_eq!(decide(&now), Step::RefuseVouch("it is on".into()));
     for vouch in [Some(Vouch::NotYet), None] {
         now.vouch = vouch;
-        assert_eq!(decide(&now), Step::Forget("uid-n1".into()), "still deferred");
+        assert_eq!(decide(&now), Step::Defer("uid-n1".into()), "still deferred");
     }
     now.volume.fence = Some(FenceView {
         node: "n1".into(),

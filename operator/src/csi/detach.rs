@@ -121,12 +121,12 @@ impl Csi {
         }
     }
 
-    /// Without its RdsAttachment a node can still be a holder: somebody has removed the object by force. The cache tells when to
-    /// ask; its word alone is too old.
+    /// Without its RdsAttachment a node can still be a holder: somebody has removed the object by force. One whose fence is deferred is
+    /// a holder too, and its detach is done. The cache tells when to ask; its word alone is too old.
     async fn nobody_holds(&self, volume: &str, node: &str) -> Result<(), Failure> {
         let holds = |v: &RdsVolume| {
             let status = v.status.as_ref();
-            status.is_some_and(|s| s.holders.iter().any(|h| h.node == node))
+            status.is_some_and(|s| s.holders.iter().any(|h| h.node == node && h.deferred.is_none()))
         };
         if !self.world.volumes.get(volume).is_some_and(|v| holds(&v))
             || !self.live(volume).await?.is_some_and(|v| holds(&v))
@@ -298,5 +298,32 @@ mod tests {
             gone
         );
         assert_eq!((ended, started.elapsed().as_secs()), (Ok(()), 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deferred_fence_lets_its_detach_end_and_a_removed_object_does_not() {
+        let bench = Bench::with_nodes(Some).await;
+        let settings = Settings {
+            driver_name: String::new(),
+            call_timeout: Duration::ZERO,
+        };
+        let csi = Csi::new(bench.world.clone(), settings, bench.telemetry.clone());
+        let detach = async |deferred: Value| {
+            let mut object = serde_json::to_value(volume(json!({"holders": [
+                {"node": "n1", "attachmentUID": "u1", "role": "Primary", "since": "2026-01-01T00:00:00Z", "deferred": deferred},
+                {"node": "n2", "attachmentUID": "u2", "role": "MigrationTarget", "since": "2026-01-01T00:00:00Z"}]})))
+            .unwrap();
+            object["kind"] = json!("RdsVolume");
+            bench.put(object);
+            csi.detach("pvc-1", "n1", Instant::now() + Duration::from_secs(20))
+                .await
+        };
+        let forced = detach(Value::Null).await.unwrap_err();
+        assert_eq!(forced.code(), Code::Aborted);
+        assert!(forced.to_string().contains("removed by force"), "{forced}");
+        assert_eq!(
+            detach(json!({"at": "2026-01-01T00:00:00Z"})).await.unwrap(),
+            Left::Nobody
+        );
     }
 }

@@ -31,6 +31,7 @@ fn held(bed: &mut Bed) {
         attachment_uid: "a".into(),
         role: Role::Primary,
         since,
+        deferred: None,
     };
     bed.volume.status.get_or_insert_default().holders = vec![holder];
 }
