@@ -182,6 +182,16 @@ pub(super) fn overdue(volume: &VolumeView, now: Timestamp) -> Option<String> {
     })
 }
 
+/// Whether two refusals say the same. For how long a migration has taken is told when it is refused (R66), not anew with each look:
+/// that would be two writes in five seconds for each attachment that waits.
+pub(super) fn same_words(one: &str, other: &str) -> bool {
+    let timeless = |text| {
+        let (before, after) = str::split_once(text, "s elapsed")?;
+        Some((before.trim_end_matches(|c: char| c.is_ascii_digit()), after))
+    };
+    one == other || timeless(one).is_some_and(|one| Some(one) == timeless(other))
+}
+
 fn lost(name: &str, holder: &HolderView) -> String {
     format!(
         "volume {name} is held by node {}, which is lost: it is cut at the target first; see `kubectl describe rdsvolume {name}`",

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use rds_crds::volume::{AccessMode, Role};
 
-use super::admit::admit;
+use super::admit::{admit, same_words};
 use super::model::{Ask, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
 use super::vouch::Vouch;
 
@@ -288,7 +288,8 @@ pub fn decide(seen: &Seen) -> Step {
             Verdict::Held => Step::Grant(uid),
             Verdict::Admit { role, deadline } => Step::Admit(attachment.ask.clone(), role, deadline),
             Verdict::Refuse(why, text) => {
-                if attachment.said == Said::Refused(why.word().to_owned(), text.clone()) {
+                if matches!(&attachment.said, Said::Refused(word, told) if word == why.word() && same_words(told, &text))
+                {
                     continue;
                 }
                 Step::Deny(uid, why, text)

@@ -134,12 +134,12 @@ pub(crate) async fn seen(
         if status.fence.is_none() && (seems_lost || (asked_about && pulse == Pulse::Stale)) {
             facts = live_facts(outside, &holder.node).await?;
             pulse = live_pulse(outside, &holder.node).await?;
-            if !parted {
-                is = judged(&facts, pulse);
-            }
-            if is == Standing::Lost && still_wanted && !parted {
-                is = Standing::Doubtful;
-            }
+            let now = judged(&facts, pulse);
+            is = match (parted, now == Standing::Lost && still_wanted) {
+                (true, _) => is,
+                (false, true) => Standing::Doubtful,
+                (false, false) => now,
+            };
         }
         if asked_about {
             let shown = Some(&facts.boot_id).filter(|boot| !boot.is_empty());

@@ -177,6 +177,27 @@ fn r65_r66_r67_limit_and_overdue() {
 }
 
 #[test]
+fn an_overdue_migration_is_refused_once_and_not_anew_with_each_second() {
+    let mut world = rwx();
+    world.holders = vec![holder("n1", Standing::Alive), holder("n2", Standing::Alive)];
+    (world.migration_started, world.migration_deadline) = (Some(at(0)), Some(at(300)));
+    let mut third = attachment("n3", false, Said::Nothing);
+    third.ask.mode = AccessMode::ReadWriteMany;
+    let held = |node| attachment(node, false, Said::Admitted(1));
+    let mut now = seen(world, vec![third, held("n1"), held("n2")]);
+    now.now = at(420);
+    let Step::Deny(_, why, text) = decide(&now) else {
+        panic!()
+    };
+    assert!(text.contains("420s elapsed, 300s max"), "{text}");
+    now.attachments[0].said = Said::Refused(why.word().to_owned(), text);
+    now.now = at(430);
+    assert_eq!(decide(&now), Step::Rest(None));
+    now.volume.migration_timeout = Duration::from_secs(400);
+    assert!(matches!(decide(&now), Step::Deny(_, _, text) if text.contains("430s elapsed, 400s max")));
+}
+
+#[test]
 fn migration_policy_kubevirt_needs_the_same_machine() {
     let mut volume = rwx();
     volume.kubevirt_only = true;
