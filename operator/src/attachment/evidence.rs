@@ -128,7 +128,18 @@ fn same_machine(launchers: &[Pod], claim: &str, nodes: [&str; 2]) -> Option<bool
 pub(super) async fn same_vm(client: &Client, volume: &str, nodes: [&str; 2]) -> Option<bool> {
     let read = async || -> Result<Option<bool>, kube::Error> {
         let persistent: Api<PersistentVolume> = Api::all(client.clone());
-        let bound = persistent.get_opt(volume).await?;
+        let handle = |pv: &PersistentVolume| {
+            let csi = pv.spec.as_ref().and_then(|s| s.csi.as_ref());
+            csi.is_some_and(|csi| csi.volume_handle == volume)
+        };
+        // That of a claim bears the volume's name (K1), one that a person wrote may have any.
+        let bound = match persistent.get_opt(volume).await?.filter(handle) {
+            Some(found) => Some(found),
+            None => {
+                let all = persistent.list(&ListParams::default()).await?;
+                all.items.into_iter().find(handle)
+            }
+        };
         // A claim that was renamed, as CDI does, is another one than that which asked for the volume.
         let claim = bound.and_then(|pv| pv.spec).and_then(|spec| spec.claim_ref);
         let Some((namespace, name)) = claim.and_then(|c| c.namespace.zip(c.name)) else {
@@ -150,7 +161,11 @@ pub(super) async fn same_vm(client: &Client, volume: &str, nodes: [&str; 2]) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
     use serde_json::json;
+    use tonic::codegen::http::{Request, Response};
 
     use super::*;
 
@@ -214,6 +229,43 @@ mod tests {
             ),
         ] {
             assert_eq!(same_machine(&pods, "disk", ["n1", "n2"]), wanted, "{pods:?}");
+        }
+    }
+
+    /// The PersistentVolume of a volume that was adopted has the name that its owner gave it.
+    #[tokio::test]
+    async fn migration_policy_kubevirt_finds_a_persistent_volume_of_any_name() {
+        let pv = |name: &str, handle: &str| {
+            json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+                "csi": {"driver": "rds.csi.srvlab.io", "volumeHandle": handle},
+                "claimRef": {"namespace": "ns", "name": "disk"}}})
+        };
+        let pod = |node: &str| {
+            json!({"metadata": {"name": node, "labels": {"vm.kubevirt.io/name": "vm"}}, "status": {"phase": "Running"},
+                "spec": {"nodeName": node, "containers": [],
+                         "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "disk"}}]}})
+        };
+        for (named, listed, want) in [
+            (Some("v"), "other", Some(true)),
+            (None, "v", Some(true)),
+            (Some("other"), "v", Some(true)),
+            (None, "other", None),
+        ] {
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let list = |items: serde_json::Value| json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items});
+                let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "",
+                    "reason": "NotFound", "code": 404});
+                let (code, answer) = match (request.uri().path(), named) {
+                    ("/api/v1/persistentvolumes/v", Some(handle)) => (200, pv("v", handle)),
+                    ("/api/v1/persistentvolumes", _) => (200, list(json!([pv("mine", listed)]))),
+                    ("/api/v1/namespaces/ns/pods", _) => (200, list(json!([pod("n1"), pod("n2")]))),
+                    _ => (404, gone),
+                };
+                let answer = Body::from(serde_json::to_vec(&answer).unwrap());
+                async move { Ok::<_, Infallible>(Response::builder().status(code).body(answer).unwrap()) }
+            });
+            let client = Client::new(service, "default");
+            assert_eq!(same_vm(&client, "v", ["n1", "n2"]).await, want, "{named:?} {listed}");
         }
     }
 
