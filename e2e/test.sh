@@ -19,7 +19,7 @@ step "build"
 # machine of `vm` runs when that lane ends or has ended. All three take about as long.
 lanes=(
     ""
-    "--test crash --test crash_attach --test fencing --test migration --test vm"
+    "--test crash_attach --test fencing --test migration --test vm"
     "--test attach_edges --test nodes --test vm_agent"
 )
 cargo test --workspace --no-run --quiet # and the programs that the tests start
