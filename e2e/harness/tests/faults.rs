@@ -102,7 +102,11 @@ async fn lives_through(fault: &str, kind: &FaultKind) -> Result<()> {
     let (server, claim) = (appliance.name.clone(), format!("f-{fault}"));
     let arm = |pattern: &str| {
         appliance.clear_faults();
-        appliance.fault(Fault::once(pattern, kind.clone()));
+        appliance.fault(match refused_for_long(kind) {
+            // Until a person acts: whatever wakes the operator sooner meets it again, however busy the machine.
+            true => Fault::always(pattern, kind.clone()),
+            false => Fault::once(pattern, kind.clone()),
+        });
     };
     // A late command shows in the log only when it runs.
     let hit = async |operation: &'static str| -> Result<()> {
