@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -15,6 +15,7 @@ use rds_crds::condition::{find_condition, is_true, kind};
 use rds_crds::volume::Holder;
 use tracing::warn;
 
+use crate::report::persistent;
 use crate::telemetry::chain;
 
 use super::observe::VOUCHED;
@@ -127,19 +128,7 @@ fn same_machine(launchers: &[Pod], claim: &str, nodes: [&str; 2]) -> Option<bool
 /// kubevirt and a second node wants in. No answer is no proof.
 pub(super) async fn same_vm(client: &Client, volume: &str, nodes: [&str; 2]) -> Option<bool> {
     let read = async || -> Result<Option<bool>, kube::Error> {
-        let persistent: Api<PersistentVolume> = Api::all(client.clone());
-        let handle = |pv: &PersistentVolume| {
-            let csi = pv.spec.as_ref().and_then(|s| s.csi.as_ref());
-            csi.is_some_and(|csi| csi.volume_handle == volume)
-        };
-        // That of a claim bears the volume's name (K1), one that a person wrote may have any.
-        let bound = match persistent.get_opt(volume).await?.filter(handle) {
-            Some(found) => Some(found),
-            None => {
-                let all = persistent.list(&ListParams::default()).await?;
-                all.items.into_iter().find(handle)
-            }
-        };
+        let bound = persistent(volume, client).await?.into_iter().next();
         // A claim that was renamed, as CDI does, is another one than that which asked for the volume.
         let claim = bound.and_then(|pv| pv.spec).and_then(|spec| spec.claim_ref);
         let Some((namespace, name)) = claim.and_then(|c| c.namespace.zip(c.name)) else {

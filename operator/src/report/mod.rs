@@ -23,6 +23,7 @@ use tracing::info;
 
 pub(crate) use self::breaker::News;
 use self::identity::Turn;
+pub(crate) use self::reset::persistent;
 use crate::crash;
 use crate::events::Announcer;
 use crate::queue::Action;

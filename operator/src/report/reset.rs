@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::{Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use rds_crds::names::{ANNOTATION_RESET_BREAKER, manager};
 use rds_crds::volume::CircuitBreakerStatus;
 use rds_crds::{RdsAttachment, RdsVolume};
@@ -37,7 +37,9 @@ pub(super) async fn asked(
     let said = attachments.iter().filter(|a| says(a.as_ref()));
     all.extend(said.map(|a| Asked::Attachment(a.name_any(), a.uid())));
     if tripped {
-        let found = persistent(volume, world).await.map_err(|e| ApiError::of(volume, e))?;
+        let found = persistent(&volume.name_any(), &world.client)
+            .await
+            .map_err(|e| ApiError::of(volume, e))?;
         let said = found.iter().filter(|pv| says(*pv));
         all.extend(said.map(|pv| Asked::Persistent(pv.name_any(), pv.uid())));
     }
@@ -52,14 +54,13 @@ fn says(object: &impl Resource) -> bool {
 }
 
 /// The PersistentVolumes with this handle: that of a claim bears the volume's name (K1), others may have any.
-async fn persistent(volume: &RdsVolume, world: &World) -> Result<Vec<PersistentVolume>, kube::Error> {
-    let name = volume.name_any();
+pub(crate) async fn persistent(volume: &str, client: &Client) -> Result<Vec<PersistentVolume>, kube::Error> {
     let handle = |pv: &PersistentVolume| {
         let csi = pv.spec.as_ref().and_then(|s| s.csi.as_ref());
-        csi.is_some_and(|csi| csi.volume_handle == name)
+        csi.is_some_and(|csi| csi.volume_handle == volume)
     };
-    let api: Api<PersistentVolume> = Api::all(world.client.clone());
-    match api.get_opt(&name).await?.filter(handle) {
+    let api: Api<PersistentVolume> = Api::all(client.clone());
+    match api.get_opt(volume).await?.filter(handle) {
         Some(pv) => Ok(vec![pv]),
         None => Ok(api
             .list(&ListParams::default())
