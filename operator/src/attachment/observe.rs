@@ -111,35 +111,30 @@ pub(crate) async fn seen(
             facts = live_facts(outside, &holder.node).await?;
         }
         let mut pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
+        // One that parted was lost when its detach was answered, and nothing that its node does now changes that: who wants the volume
+        // there wants it anew.
         let judged = |facts: &NodeFacts, pulse: Pulse| {
             let mute = object.is_none() || replaced(intent, status.export_generation.unwrap_or(1), facts);
-            standing(facts, pulse, going, mute, outside.patience.grace)
+            match parted {
+                true => Standing::Lost,
+                false => standing(facts, pulse, going, mute, outside.patience.grace),
+            }
         };
-        // It was lost when its detach was answered, and nothing that its node does now changes that: who wants the volume there wants it
-        // anew.
-        let mut is = match parted {
-            true => Standing::Lost,
-            false => judged(&facts, pulse),
-        };
+        let mut is = judged(&facts, pulse);
         let asked_about = vouched.is_some_and(|word| node_of(word) == holder.node);
         if wanted.is_none() && ((is == Standing::Lost && !parted) || asked_about) {
             wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
         }
         let still_wanted = wanted.as_ref().is_some_and(|nodes| nodes.contains(&holder.node));
-        if is == Standing::Lost && still_wanted && !parted {
-            is = Standing::Doubtful;
-        }
+        let seems_lost = is == Standing::Lost && !parted && !still_wanted;
         // A fence that was begun goes on whatever is seen now.
-        let seems_lost = is == Standing::Lost && !parted;
         if status.fence.is_none() && (seems_lost || (asked_about && pulse == Pulse::Stale)) {
             facts = live_facts(outside, &holder.node).await?;
             pulse = live_pulse(outside, &holder.node).await?;
-            let now = judged(&facts, pulse);
-            is = match (parted, now == Standing::Lost && still_wanted) {
-                (true, _) => is,
-                (false, true) => Standing::Doubtful,
-                (false, false) => now,
-            };
+            is = judged(&facts, pulse);
+        }
+        if is == Standing::Lost && !parted && still_wanted {
+            is = Standing::Doubtful;
         }
         if asked_about {
             let shown = Some(&facts.boot_id).filter(|boot| !boot.is_empty());
