@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::attachment::decide::Key;
+use crate::attachment::decide::DisconnectKey;
 use crate::attachment::model::{Failure, Reason, Use};
 
 /// Where and how to connect.
@@ -119,7 +119,7 @@ pub trait Fabrics: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When one may be left.
-    fn disconnect(&self, nqn: &str, key: Key) -> Result<(), FabricsError>;
+    fn disconnect(&self, nqn: &str, key: DisconnectKey) -> Result<(), FabricsError>;
 
     /// All sessions of this host, ours and others'.
     ///

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::attachment::decide::Key;
+use crate::attachment::decide::DisconnectKey;
 use crate::attachment::model::Use;
 use crate::fabrics::{ConnectError, Fabrics, FabricsError, Link, Session, Target};
 
@@ -93,7 +93,7 @@ impl Fabrics for Simulated {
         }
     }
 
-    fn disconnect(&self, nqn: &str, _key: Key) -> Result<(), FabricsError> {
+    fn disconnect(&self, nqn: &str, _key: DisconnectKey) -> Result<(), FabricsError> {
         for row in self.rows()?.iter().filter(|row| row.nqn == nqn) {
             let (status, body) = self.ask("DELETE", &format!("/sessions/{}", row.id), "")?;
             if !matches!(status, 204 | 404) {

@@ -13,7 +13,7 @@ mod fake;
 pub mod filesystem;
 pub mod health;
 pub mod host;
-mod kept;
+mod json_file;
 pub mod lease;
 pub mod lock;
 pub mod mount;
@@ -21,7 +21,7 @@ pub mod nqn;
 pub mod nvme;
 pub mod run;
 pub mod thread;
-pub mod untold;
+pub mod unreported_losses;
 
 /// An error with its sources, in one line.
 fn chain(error: &dyn std::error::Error) -> String {

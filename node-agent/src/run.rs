@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attachment::act::Agent;
-use crate::attachment::reach::Users;
+use crate::attachment::host_calls::Users;
 use crate::attachment::{sweep, watch};
 use crate::config::{Config, ManagedPrefix, PREFIX_VARIABLE};
 use crate::csi;
@@ -26,7 +26,7 @@ use crate::health::Served;
 use crate::lock::HostLock;
 use crate::nvme::Kernel;
 use crate::nvme::identity::{self, Identity};
-use crate::untold::Untold;
+use crate::unreported_losses::UnreportedLosses;
 use crate::{health, host, lease};
 
 /// Silence after which a request counts as lost. A watch is silent while nothing changes, but no longer than 290 s, and 5 s more
@@ -193,8 +193,14 @@ async fn work(
     );
     let kernel = csi::kernel::Kernel::new(&config.host_root, &config.kubelet_dir, nvme);
     let fabrics = fabrics(&config, &prefix, identity);
-    let untold = Untold::load(&config.state_dir)?;
-    let agent = Arc::new(Agent::new(client.clone(), fabrics, host, prefix.to_string(), untold));
+    let unreported = UnreportedLosses::load(&config.state_dir)?;
+    let agent = Arc::new(Agent::new(
+        client.clone(),
+        fabrics,
+        host,
+        prefix.to_string(),
+        unreported,
+    ));
     let (wake, woken) = mpsc::unbounded_channel();
     let serve = serve(
         &config,

@@ -33,7 +33,7 @@ pub fn attachment_steps() -> Vec<&'static str> {
 /// Names of the steps by which agents are heard: the format ledger and the circuit breaker.
 #[must_use]
 pub fn report_steps() -> Vec<&'static str> {
-    crate::report::STEPS.into()
+    crate::agent_reports::STEPS.into()
 }
 
 /// Names of the steps of the self-test of fencing, its fence not among them.

@@ -4,7 +4,7 @@
 //! reconcilers; the process ends only if they have not stopped in 5 s, as the CSI sidecars would die with it and forget their
 //! work. Safety does not rest on this: every mutation follows a compare-and-swap and tests its token on the appliance (I18).
 
-mod tenure;
+mod lease_term;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::tenure::Tenure;
+use self::lease_term::LeaseTerm;
 use crate::attachment::AttachmentMetrics;
 use crate::config::Config;
 use crate::events::Announcer;
@@ -56,12 +56,12 @@ pub struct Setup {
 
 /// Stands for election until `stop`, and runs the reconcilers while elected.
 pub async fn run(mut setup: Setup, stop: CancellationToken) -> anyhow::Result<()> {
-    let tenure = Tenure::new(&setup.config.identity());
-    setup.lease_client = tenure.listen(setup.lease_client);
+    let lease_term = LeaseTerm::new(&setup.config.identity());
+    setup.lease_client = lease_term.listen(setup.lease_client);
     // A manager tells changes only, and one whose holder gave up by itself believes that it still leads: it would renew the Lease
     // for ever and never speak again. So each term has a manager of its own.
     while let Some(manager) = manager(&setup, &stop).await {
-        term(&setup, &manager, &tenure, &stop).await?;
+        term(&setup, &manager, &lease_term, &stop).await?;
         if stop.is_cancelled() {
             // A successor need not wait for the Lease to expire.
             if let Ok(Err(error)) = timeout(Duration::from_secs(2), manager.release()).await {
@@ -74,26 +74,31 @@ pub async fn run(mut setup: Setup, stop: CancellationToken) -> anyhow::Result<()
 }
 
 /// Waits to be elected, and leads until the Lease is lost.
-async fn term(setup: &Setup, manager: &LeaseManager, tenure: &Tenure, stop: &CancellationToken) -> anyhow::Result<()> {
-    if !elected(manager, tenure, stop).await {
+async fn term(
+    setup: &Setup,
+    manager: &LeaseManager,
+    lease_term: &LeaseTerm,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if !elected(manager, lease_term, stop).await {
         return Ok(());
     }
     info!("elected");
     let reconcilers = tokio::spawn(reconcile(setup.clone(), stop.clone()));
-    lead(reconcilers, manager, tenure, stop).await
+    lead(reconcilers, manager, lease_term, stop).await
 }
 
 /// Waits for a Lease that is ours and not over; false if `stop` came first.
-async fn elected(manager: &LeaseManager, tenure: &Tenure, stop: &CancellationToken) -> bool {
+async fn elected(manager: &LeaseManager, lease_term: &LeaseTerm, stop: &CancellationToken) -> bool {
     let mut holder = false;
     while !stop.is_cancelled() {
-        if holder && tenure.lasts() {
+        if holder && lease_term.lasts() {
             return true;
         }
         let changed = tokio::select! {
             () = stop.cancelled() => break,
             // A Lease in our name may be left from a former life, and over: the manager renews it, and has told all that it tells.
-            () = tenure.begun(), if holder => continue,
+            () = lease_term.begun(), if holder => continue,
             changed = manager.changed() => changed,
         };
         match changed {
@@ -129,7 +134,7 @@ async fn manager(setup: &Setup, stop: &CancellationToken) -> Option<LeaseManager
 async fn lead(
     mut reconcilers: JoinHandle<anyhow::Result<()>>,
     manager: &LeaseManager,
-    tenure: &Tenure,
+    lease_term: &LeaseTerm,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let ask = |pause: Duration| async move {
@@ -145,7 +150,7 @@ async fn lead(
                 bail!("the reconcilers ended by themselves");
             }
             // Whatever the requests do: this does not depend on their ever ending.
-            () = tenure.over() => break,
+            () = lease_term.over() => break,
             changed = &mut asking => match changed {
                 Ok(true) => asking.set(ask(Duration::ZERO)),
                 Ok(false) => break,
@@ -183,7 +188,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
     let fleet = Arc::new(Fleet::default());
     let (announcer, poster) = Announcer::new(world.client.clone(), &config.identity(), attachments.clone());
     let (triggers, triggered) = mpsc::unbounded_channel();
-    let rounds = attachment::Rounds {
+    let resync = attachment::Resync {
         world: world.clone(),
         driver: config.driver_name.clone(),
         fleet: fleet.clone(),
@@ -191,7 +196,7 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         telemetry,
         metrics: attachments,
         announcer: announcer.clone(),
-        clones: attachment::Clones::default(),
+        shared_host_nqns: attachment::SharedHostNqns::default(),
         every: config.attachment_reconcile_interval,
         unwanted: attachment::Unwanted::default(),
     };
@@ -212,13 +217,13 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
     };
     let selftest = server::selftest::Context {
         world: world.clone(),
-        clock: attachment::Clock::default(),
+        observations: attachment::Observations::default(),
         patience,
         announcer: announcer.clone(),
         triggers,
     };
     let volumes = volume::Context {
-        census: volume::Registrar::new(&world.client),
+        persistent_volumes: volume::PersistentVolumes::new(&world.client),
         world,
         fleet,
         cluster,
@@ -227,14 +232,14 @@ async fn reconcile(setup: Setup, stop: CancellationToken) -> anyhow::Result<()> 
         inventory_interval: config.inventory_interval,
         resync_interval: config.resync_interval,
         memory: volume::Memory::default(),
-        clock: attachment::Clock::default(),
+        observations: attachment::Observations::default(),
         patience,
         driver: config.driver_name.clone(),
     };
     tokio::join!(
         server::run(Arc::new(servers), stop.clone()),
         volume::run(Arc::new(volumes), triggered, config.concurrency, stop.clone()),
-        rounds.run(stop.clone()),
+        resync.run(stop.clone()),
         server::selftest::run(selftest, stop.clone()),
         poster.run(stop.clone()),
     );
@@ -328,28 +333,28 @@ mod tests {
         }
     }
 
-    async fn managed(server: &Server) -> (LeaseManager, Tenure) {
-        let tenure = Tenure::new("me");
-        let built = LeaseManagerBuilder::new(tenure.listen(server.client()), "l")
+    async fn managed(server: &Server) -> (LeaseManager, LeaseTerm) {
+        let lease_term = LeaseTerm::new("me");
+        let built = LeaseManagerBuilder::new(lease_term.listen(server.client()), "l")
             .with_identity("me")
             .with_duration(15)
             .with_grace(5)
             .build();
-        (built.await.unwrap(), tenure)
+        (built.await.unwrap(), lease_term)
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_lead_ends_within_its_lease_however_the_renewal_fails() {
         for way in [Way::Never, Way::Refusing] {
             let (server, stop) = (Server::new(&json!({})), CancellationToken::new());
-            let (manager, tenure) = managed(&server).await;
-            assert!(elected(&manager, &tenure, &stop).await);
+            let (manager, lease_term) = managed(&server).await;
+            assert!(elected(&manager, &lease_term, &stop).await);
             let reconcilers = tokio::spawn(std::future::pending());
             let turned = async {
                 sleep(Duration::from_secs(3605)).await;
                 server.turn(way);
             };
-            let (led, ()) = tokio::join!(lead(reconcilers, &manager, &tenure, &stop), turned);
+            let (led, ()) = tokio::join!(lead(reconcilers, &manager, &lease_term, &stop), turned);
             led.unwrap();
             let led = server.renewed().elapsed();
             assert!(led > Duration::from_secs(12), "{led:?}: renewals were tried");
@@ -362,9 +367,9 @@ mod tests {
         let old =
             json!({"holderIdentity": "me", "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 15});
         let (server, stop) = (Server::new(&old), CancellationToken::new());
-        let (manager, tenure) = managed(&server).await;
-        assert!(elected(&manager, &tenure, &stop).await);
+        let (manager, lease_term) = managed(&server).await;
+        assert!(elected(&manager, &lease_term, &stop).await);
         assert_ne!(server.0.lock().unwrap().0["spec"]["renewTime"], old["renewTime"]);
-        assert!(tenure.lasts());
+        assert!(lease_term.lasts());
     }
 }

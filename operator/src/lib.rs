@@ -1,5 +1,6 @@
 //! Operator for MikroTik ROSE Data Servers.
 
+mod agent_reports;
 pub mod attachment;
 pub mod clients;
 pub mod config;
@@ -9,7 +10,6 @@ mod events;
 pub mod health;
 pub mod leader;
 mod queue;
-mod report;
 pub mod routeros;
 pub mod server;
 pub mod shutdown;

@@ -27,7 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::index::Words;
+pub use self::index::IndexKeys;
 pub use self::watched::{Feed, Kept, WaitEnded, Watched};
 use crate::clients::{Clients, heard};
 use crate::health::{Health, Heartbeat, Readiness};

@@ -409,7 +409,7 @@ fn i6_what_the_target_has_cut_is_torn_down_and_nothing_else() -> Result<()> {
         let said = next.says(&agent, "Healthy", "False", "PossibleDataLoss").await?;
         ensure!(said.to_string().contains("had no RdsAttachment"), "{said}");
         next.says(&agent, "Cleared", "True", "NothingLeft").await?;
-        let kept = agent.host_root().join("state/untold-losses.json");
+        let kept = agent.host_root().join("state/unreported-losses.json");
         wait_until("what was told to be forgotten", SOON, async || {
             let text = std::fs::read_to_string(&kept)?;
             ensure!(text == "{}", "{text}");

@@ -207,7 +207,7 @@ fn i4_where_sessions_outlive_their_export_no_holder_is_released_but_by_a_persons
         // The person has looked: the machine is off, its session with it. The operator is killed between saying so on the attachment
         // and letting the holder go, and the next leader has to see for itself that the Lease is silent.
         let operator = &scene.lab.replicas[0];
-        operator.restart_once_with(&[("RDS_CRASH_AFTER".into(), "vouch".into())])?;
+        operator.restart_once_with(&[("RDS_CRASH_AFTER".into(), "say-node-off".into())])?;
         let before = operator.operator.starts();
         scene.appliance.power_off("one");
         scene

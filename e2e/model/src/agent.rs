@@ -78,7 +78,7 @@ pub(crate) fn look(model: &Protocol, world: &mut World, machine: u8) -> Option<V
                     generation,
                 })
         }
-        Operator::Nothing | Operator::Refused(_) | Operator::Withdrawn | Operator::Vouched => false,
+        Operator::Nothing | Operator::Refused(_) | Operator::Withdrawn | Operator::NodeOff => false,
     };
     let older = attachment
         .intent
@@ -261,7 +261,7 @@ fn seen(view: &View) -> Seen {
                     generation: u32::from(generation),
                 }),
                 Operator::Withdrawn => Admission::Withdrawn,
-                Operator::Nothing | Operator::Refused(_) | Operator::Vouched => Admission::None,
+                Operator::Nothing | Operator::Refused(_) | Operator::NodeOff => Admission::None,
             },
             said: Said {
                 intent,
@@ -286,7 +286,7 @@ fn seen(view: &View) -> Seen {
             true => Use::Used("pod".to_owned()),
             false => Use::Unused,
         },
-        untold: None,
+        unreported: None,
         in_flight: match view.connecting {
             true => InFlight::Running,
             false => InFlight::None,

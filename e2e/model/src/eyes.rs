@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use rds_crds::attachment;
 use rds_crds::volume::{AccessMode, Role};
 use rds_operator::attachment::admit::admit;
-use rds_operator::attachment::decide::{AttachmentView, Did, Licence, Said, Seen, Step, decide};
-use rds_operator::attachment::model::{Ask, FenceView, HolderView, Standing, Verdict, VolumeView, Word};
-use rds_operator::attachment::standing::{NodeFacts, Pulse, may_be_connected, replaced, standing, word};
-use rds_operator::attachment::vouch::{Named, Vouch, judge};
+use rds_operator::attachment::decide::{AttachmentView, Did, FencePermission, Said, Seen, Step, decide};
+use rds_operator::attachment::holder_state::{NodeFacts, Pulse, holder_state, may_be_connected, replaced, word};
+use rds_operator::attachment::model::{Ask, FenceView, HolderState, HolderView, Verdict, VolumeView, Word};
+use rds_operator::attachment::node_off_claim::{Named, NodeOffClaim, judge};
 
 use crate::record::{role, text};
 use crate::world::{Attachment, Holder, Intent, Node, Record, Said as Stored, Snapshot, World};
@@ -23,7 +23,7 @@ pub(crate) struct Look {
     pub(crate) record: Record,
     attachments: Vec<Attachment>,
     /// For each of them: its machine has recorded that it is connected, read live where another one of its node holds.
-    vouches: Vec<bool>,
+    confirms_connection: Vec<bool>,
     /// For each of them: its machine may be connected, read live, and no holder has its UID.
     unrecorded: Vec<bool>,
     owed: bool,
@@ -50,7 +50,7 @@ pub(crate) enum Do {
     Refuse,
     Succeed(u8, u8),
     Withdraw(u8),
-    Vouch(u8),
+    SayNodeOff(u8),
     Recall(Holder),
     Release(u8),
     Admit(Holder),
@@ -93,21 +93,21 @@ pub(crate) fn look(model: &Protocol, world: &World, caches: &Snapshot, record: R
         let same = a.intent.is_some_and(|i| i.generation == record.generation);
         !a.gone && same && a.connected && !a.disconnected
     };
-    let vouches = caches.attachments.iter().enumerate().map(|(i, a)| {
+    let confirms_connection = caches.attachments.iter().enumerate().map(|(i, a)| {
         let other = |h: &Holder| h.node == a.node && usize::from(h.attachment) != i;
         let live = world.attachments.get(i).is_some_and(claims);
         claims(a) && (live || !record.holders.iter().any(other))
     });
     let may_be = |a: &Attachment, node: &Node| {
         let intent = a.intent.map(intent_of);
-        let vouched = a.said == Stored::Vouched;
+        let node_off = a.said == Stored::NodeOff;
         let generation = u32::from(record.generation);
         !a.gone
             && may_be_connected(
                 intent.as_ref(),
                 generation,
                 a.disconnected,
-                vouched,
+                node_off,
                 &facts(node, same_id),
             )
     };
@@ -120,7 +120,7 @@ pub(crate) fn look(model: &Protocol, world: &World, caches: &Snapshot, record: R
     Look {
         unrecorded: unrecorded.map(|yes| yes && !blind).collect(),
         holders: holders.collect(),
-        vouches: vouches.collect(),
+        confirms_connection: confirms_connection.collect(),
         owed: world.owed,
         nqn: caches.nqn,
         off: world.off,
@@ -159,10 +159,10 @@ impl Look {
         };
         match decide(&self.seen()) {
             Step::Rest(owed) => Do::Rest(owed.is_some()),
-            Step::RefuseVouch(_) => Do::Refuse,
+            Step::RefuseNodeOffClaim(_) => Do::Refuse,
             Step::Succeed(old, new) => Do::Succeed(id(&old), id(&new)),
             Step::Withdraw(a) => Do::Withdraw(id(&a)),
-            Step::Vouch(a) => Do::Vouch(id(&a)),
+            Step::SayNodeOff(a) => Do::SayNodeOff(id(&a)),
             Step::Recall(ask, role) => Do::Recall(held(&ask, role)),
             Step::Release(a, _) => Do::Release(id(&a)),
             Step::Admit(ask, role, _) => Do::Admit(held(&ask, role)),
@@ -197,9 +197,9 @@ impl Look {
         let cleared = |node: &&u8| live().any(|(_, a)| a.node == **node && a.cleared);
         Seen {
             attachments,
-            licence: match self.proven {
-                true => Licence::Granted,
-                false => Licence::Withheld(String::new()),
+            fence_permission: match self.proven {
+                true => FencePermission::Granted,
+                false => FencePermission::Withheld(String::new()),
             },
             acknowledged: self
                 .record
@@ -209,7 +209,7 @@ impl Look {
                 .map(ToString::to_string)
                 .collect(),
             cut_now: self.cut_now.map(|node| node.to_string()),
-            vouch: self.vouch(),
+            node_off_claim: self.node_off_claim(),
             canary: None,
             // A cut may come that early.
             just_opened: false,
@@ -250,7 +250,7 @@ impl Look {
         }
     }
 
-    fn vouch(&self) -> Option<Vouch> {
+    fn node_off_claim(&self) -> Option<NodeOffClaim> {
         let (node, machine, boot) = self.off?;
         let holders = self.record.holders.iter().zip(&self.holders);
         let mut named = holders
@@ -287,7 +287,7 @@ impl Look {
                 false => 0,
             }),
             Stored::Withdrawn => Said::Withdrawn,
-            Stored::Vouched => Said::Vouched,
+            Stored::NodeOff => Said::NodeOff,
             // Only the word is kept; the text is what would be said with it now.
             Stored::Refused(word) => match admit(&ask, volume, Timestamp::UNIX_EPOCH) {
                 Verdict::Refuse(why, text) if why.word() == word => Said::Refused(word.to_owned(), text),
@@ -300,7 +300,7 @@ impl Look {
             ask,
             deleting: a.deleting,
             said,
-            vouches: self.vouches.get(uid).copied().unwrap_or(false),
+            confirms_connection: self.confirms_connection.get(uid).copied().unwrap_or(false),
             unrecorded: self.unrecorded.get(uid).copied().unwrap_or(false),
         }
     }
@@ -321,15 +321,15 @@ impl Look {
             generation: u32::from(i.generation),
         });
         let mute = object.is_none() || replaced(intent.as_ref(), u32::from(self.record.generation), &facts);
-        let mut is = standing(&facts, pulse(node), going, mute, Duration::ZERO);
-        if is == Standing::Lost && wanted {
-            is = Standing::Doubtful;
+        let mut is = holder_state(&facts, pulse(node), going, mute, Duration::ZERO);
+        if is == HolderState::Lost && wanted {
+            is = HolderState::Doubtful;
         }
         if object.is_none() && holder.deferred.is_some() {
-            is = Standing::Lost;
+            is = HolderState::Lost;
         }
-        if self.wrong(Mutation::AdmitBesideLost) && is == Standing::Lost {
-            is = Standing::Alive;
+        if self.wrong(Mutation::AdmitBesideLost) && is == HolderState::Lost {
+            is = HolderState::Alive;
         }
         let mut said = word(intent.as_ref(), object.is_some_and(|a| a.disconnected), &facts);
         let unknown = matches!(said, Word::Silent | Word::Intent) && going;
@@ -344,7 +344,7 @@ impl Look {
             node: holder.node.to_string(),
             attachment: holder.attachment.to_string(),
             role: role(holder),
-            standing: is,
+            state: is,
             word: said,
             // Who begins to use it has said so before, and nobody new begins while a fence is owed.
             unpublished: object.is_some_and(|a| a.unused) && self.owed,

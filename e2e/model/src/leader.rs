@@ -71,7 +71,7 @@ pub(crate) fn pass(model: &Protocol, world: &mut World, i: u8, old_volume: bool)
     match eyes::decided(&look) {
         Do::Rest(owed) => world.owed = owed,
         Do::Withdraw(a) => say(world, a, Said::Withdrawn),
-        Do::Vouch(a) => say(world, a, Said::Vouched),
+        Do::SayNodeOff(a) => say(world, a, Said::NodeOff),
         Do::Recall(holder) => {
             swap(model, world, record, &Swap::Admit(holder));
         }

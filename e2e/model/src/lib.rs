@@ -1,6 +1,6 @@
 //! The attachment protocol under every interleaving that the bounds allow.
 //!
-//! What decides is what ships: `decide`, `admit`, `standing`, `word`, `replaced` and `changed` of the operator, `decide`,
+//! What decides is what ships: `decide`, `admit`, `holder_state`, `word`, `replaced` and `changed` of the operator, `decide`,
 //! `cut_at_target` and `new_use` of the agent. Modelled around them: an API server with compare-and-swap, leaders that may all
 //! believe in themselves and whose caches may be old, commands that run late or whose answer is lost, an appliance that tests
 //! tokens, kernels that reconnect by themselves, agents that stall, machines that reboot, are cut off, come back, or are

@@ -235,10 +235,10 @@ fn unfinished(model: &Protocol, world: &World) -> Option<String> {
         }
         let node = world.node(attachment.node);
         let others = record.holders.iter().any(|h| usize::from(h.attachment) != i);
-        let usurped = attachment
+        let other_machine_intent = attachment
             .intent
             .is_some_and(|i| i.machine != node.machine && i.generation >= record.generation);
-        let excused = !node.online || others || usurped || !model.proven;
+        let excused = !node.online || others || other_machine_intent || !model.proven;
         if !excused && !world.connected(node.machine) {
             return Some(format!("node {} is never connected", attachment.node));
         }

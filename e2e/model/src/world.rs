@@ -65,7 +65,7 @@ pub enum Said {
     /// Not any more.
     Withdrawn,
     /// Not any more, as a person vouches that the node is off.
-    Vouched,
+    NodeOff,
 }
 
 /// An RdsAttachment.

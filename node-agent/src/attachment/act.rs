@@ -20,13 +20,13 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::decide::{Step, Wait, decide};
+use super::host_calls::{Users, options, plain};
 use super::model::{Admission, Fact, Failure, Host, InFlight, Seen, Sessions};
 use super::observe;
-use super::reach::{Users, options, plain};
-use super::say::Written;
+use super::status_writer::Written;
 use crate::crash;
 use crate::fabrics::{Fabrics, Options, Session};
-use crate::untold::Untold;
+use crate::unreported_losses::UnreportedLosses;
 
 /// A settled attachment is read again after this; changes of object or session come earlier by themselves.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -104,20 +104,26 @@ pub struct Agent {
     pub(super) memory: Mutex<BTreeMap<String, Memory>>,
     pub(super) connecting: Arc<Mutex<BTreeSet<String>>>,
     pub(super) users: OnceLock<Users>,
-    pub(super) untold: Arc<Untold>,
+    pub(super) unreported: Arc<UnreportedLosses>,
     synced: AtomicBool,
 }
 
 impl Agent {
     /// Hands on this host. The caller holds the host lock: no earlier process has a connect in flight.
     #[must_use]
-    pub fn new(client: Client, fabrics: Arc<dyn Fabrics>, host: Host, prefix: String, untold: Untold) -> Self {
+    pub fn new(
+        client: Client,
+        fabrics: Arc<dyn Fabrics>,
+        host: Host,
+        prefix: String,
+        unreported: UnreportedLosses,
+    ) -> Self {
         Self {
             attachments: Api::all(client.clone()),
             volumes: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             servers: Api::all(client),
-            untold: Arc::new(untold),
+            unreported: Arc::new(unreported),
             synced: AtomicBool::new(false),
             fabrics,
             host: Mutex::new(host),
@@ -239,7 +245,7 @@ impl Agent {
             leftover,
             users,
             in_flight: if connecting { InFlight::Running } else { InFlight::None },
-            untold: known.and_then(|v| self.untold.of(&object.spec.volume, v.metadata.uid.as_deref()?)),
+            unreported: known.and_then(|v| self.unreported.of(&object.spec.volume, v.metadata.uid.as_deref()?)),
             failure: memory.failure.clone(),
             may_retry: memory.retry_at.is_none_or(|at| at <= Instant::now()),
             watched: watched.is_some_and(|since| since.elapsed() >= WATCH_CANARY),

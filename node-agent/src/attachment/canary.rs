@@ -120,7 +120,7 @@ mod tests {
             volume: Fact::Present(volume()),
             sessions: Sessions::Known(vec![]),
             leftover: Use::Unused,
-            untold: None,
+            unreported: None,
             in_flight: InFlight::None,
             failure: None,
             may_retry: true,

@@ -25,7 +25,7 @@ pub enum Step {
     /// Say this.
     Report(Report),
     /// End the session, for this reason and no other.
-    Disconnect(String, Key),
+    Disconnect(String, DisconnectKey),
     /// That loss, of which nobody could be told, is said now.
     ForgetLoss(String),
     /// Compare-and-swap: the last word.
@@ -36,7 +36,7 @@ pub enum Step {
 
 /// What opens the door to ending a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Key {
+pub enum DisconnectKey {
     /// Key 1: an attachment of this node that is going, and proven unused.
     Unused,
     /// Key 2: nothing in the cluster speaks of it, and proven unused.
@@ -99,7 +99,7 @@ pub fn decide(seen: &Seen) -> Step {
     if let Some(step) = look.canary() {
         return step;
     }
-    if let Some(step) = look.untold().or_else(|| look.fenced()) {
+    if let Some(step) = look.unreported().or_else(|| look.fenced()) {
         return step;
     }
     let going = seen.attachment.deleting || seen.attachment.said.disconnected;
@@ -108,7 +108,7 @@ pub fn decide(seen: &Seen) -> Step {
         (Admission::Granted(_) | Admission::None, _) if going => look.leave(),
         (Admission::Granted(grant), Some(volume)) => look.join(grant, volume),
         (Admission::Granted(_), None) => look.settle(look.report(None)),
-        (Admission::None, volume) => look.own_up(volume),
+        (Admission::None, volume) => look.record_ungranted_session(volume),
     }
 }
 
@@ -161,7 +161,7 @@ impl Look<'_> {
             }
             Next::End(nqn) => {
                 let session = self.sessions.iter().find(|s| s.nqn == nqn)?;
-                self.disconnect(session, Key::Fenced)
+                self.disconnect(session, DisconnectKey::Fenced)
             }
             Next::Ask(_) if self.seen.failure.is_some() && !self.seen.may_retry => Step::Rest(Wait::Backoff),
             Next::Ask(old) => Step::Ask(old),
@@ -177,10 +177,10 @@ impl Look<'_> {
         if let Some(step) = self.loss_to_say(&cut_off(&old.nqn)) {
             return Some(step);
         }
-        Some(self.disconnect(old, Key::Fenced))
+        Some(self.disconnect(old, DisconnectKey::Fenced))
     }
 
-    fn disconnect(&self, session: &SessionSeen, key: Key) -> Step {
+    fn disconnect(&self, session: &SessionSeen, key: DisconnectKey) -> Step {
         if let Some(failure) = &self.seen.failure {
             let waiting = Word {
                 status: false,
@@ -224,13 +224,13 @@ impl Look<'_> {
             return self.settle_until_unused(report);
         }
         if let Some(session) = self.sessions.first() {
-            return self.disconnect(session, Key::Unused);
+            return self.disconnect(session, DisconnectKey::Unused);
         }
         let said = &self.seen.attachment.said;
         if said.disconnected {
             return self.settle(report);
         }
-        if let Some(step) = self.usurped(report.clone(), |report, word| report.waiting = Some(word)) {
+        if let Some(step) = self.other_machine_intent(report.clone(), |report, word| report.waiting = Some(word)) {
             return step;
         }
         let last = match said.intent {
@@ -242,7 +242,7 @@ impl Look<'_> {
 
     /// Connected without a grant: the object that granted it is gone, or the operator's record of it. That it is this machine is
     /// recorded, so that the operator can take it for a holder again and no other machine of this name joins it.
-    fn own_up(&self, volume: Option<&VolumeSeen>) -> Step {
+    fn record_ungranted_session(&self, volume: Option<&VolumeSeen>) -> Step {
         let said = &self.seen.attachment.said;
         let current = |v: &&VolumeSeen| {
             // An export that was only toggled keeps its name, and the number in it.
@@ -283,7 +283,7 @@ impl Look<'_> {
             );
             return self.settle(self.report(Some(connected(Reason::OtherGeneration, message))));
         }
-        if let Some(step) = self.usurped(self.report(None), |report, word| report.connected = Some(word)) {
+        if let Some(step) = self.other_machine_intent(self.report(None), |report, word| report.connected = Some(word)) {
             return step;
         }
         let Some(intent) = self.seen.host.intent(grant.generation) else {
@@ -321,7 +321,7 @@ impl Look<'_> {
 
     /// Another machine of this name may be connected: this one neither joins it nor speaks for it, until that one was cut,
     /// which moves the generation (I3, I4).
-    fn usurped(&self, mut report: Report, say: impl Fn(&mut Report, Word)) -> Option<Step> {
+    fn other_machine_intent(&self, mut report: Report, say: impl Fn(&mut Report, Word)) -> Option<Step> {
         let intent = self.seen.attachment.said.intent.as_ref()?;
         self.volume.filter(|v| v.generation <= intent.generation)?;
         let node = &self.seen.host.node;

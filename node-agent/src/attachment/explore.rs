@@ -85,7 +85,7 @@ struct World {
     // agent
     view: Option<(u32, u32, Seen)>,
     failure: Option<Failure>,
-    untold: bool,
+    unreported: bool,
     late: Option<Pending>,
     // what has happened
     intents: BTreeSet<(u32, u32)>,
@@ -119,7 +119,7 @@ impl World {
             connecting: None,
             view: None,
             failure: None,
-            untold: false,
+            unreported: false,
             late: None,
             intents: BTreeSet::new(),
             finals: BTreeSet::new(),
@@ -169,7 +169,7 @@ impl World {
             sessions: Sessions::Known(sessions),
             leftover,
             users: None,
-            untold: self.untold.then(|| "cut".into()),
+            unreported: self.unreported.then(|| "cut".into()),
             in_flight: match self.connecting {
                 Some(_) => InFlight::Running,
                 None => InFlight::None,
@@ -233,9 +233,9 @@ impl World {
                 assert_ne!(nqn, FOREIGN);
                 let generation = nqn::generation(BASE, &nqn).flatten().unwrap();
                 match key {
-                    Key::Unused => assert_eq!(seen.leftover, Use::Unused),
-                    Key::Orphan => panic!("{nqn} has an attachment"),
-                    Key::Fenced => assert!(generation < self.generation, "{nqn} was not cut"),
+                    DisconnectKey::Unused => assert_eq!(seen.leftover, Use::Unused),
+                    DisconnectKey::Orphan => panic!("{nqn} has an attachment"),
+                    DisconnectKey::Fenced => assert!(generation < self.generation, "{nqn} was not cut"),
                 }
                 self.sessions.remove(&nqn);
             }
@@ -245,7 +245,7 @@ impl World {
                     .healthy
                     .is_some_and(|w| w.reason == Reason::PossibleDataLoss);
                 assert!(told, "a loss is forgotten that was not told");
-                self.untold = false;
+                self.unreported = false;
             }
             Step::Rest(_) => {}
         }
@@ -309,7 +309,7 @@ impl World {
                     self.grant(self.generation + 1);
                 }
             }
-            Event::Loss => self.untold = true,
+            Event::Loss => self.unreported = true,
             Event::Withdraw => self.change(|a| a.admission = Admission::Withdrawn),
             Event::Delete => self.change(|a| (a.deleting, a.admission) = (true, Admission::Withdrawn)),
             Event::Fence => {
@@ -426,6 +426,6 @@ proptest! {
         let said = &world.attachment.said.report;
         prop_assert!(said.connected.as_ref().is_some_and(|w| w.status), "{:?}", world);
         prop_assert!(world.sessions.contains(&name(world.generation)));
-        prop_assert!(!world.untold, "{:?}", world);
+        prop_assert!(!world.unreported, "{:?}", world);
     }
 }

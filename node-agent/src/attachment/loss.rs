@@ -9,8 +9,8 @@ use tracing::warn;
 
 use super::act::Agent;
 use super::decide::{Look, Step};
+use super::host_calls::blocking;
 use super::model::{Reason, Word};
-use super::reach::blocking;
 
 /// How long the host may take to store a few hundred bytes.
 const STORE_WITHIN: Duration = Duration::from_secs(10);
@@ -39,8 +39,8 @@ pub(crate) fn with_loss(said: Option<&str>, loss: &str) -> String {
 impl Look<'_> {
     /// A loss that was found while nobody could be told. It is forgotten once it is stored; an attachment that has said its last word
     /// may be gone before anybody hears of it.
-    pub(super) fn untold(&self) -> Option<Step> {
-        let loss = self.seen.untold.as_ref()?;
+    pub(super) fn unreported(&self) -> Option<Step> {
+        let loss = self.seen.unreported.as_ref()?;
         match self.loss_to_say(loss) {
             None => Some(Step::ForgetLoss(loss.clone())),
             Some(_) if self.seen.attachment.said.disconnected => None,
@@ -73,7 +73,7 @@ impl Agent {
     /// # Errors
     /// When it cannot be stored.
     pub(crate) async fn keep_loss(&self, volume: &RdsVolume, loss: &str) -> Result<(), String> {
-        let untold = self.untold.clone();
+        let unreported = self.unreported.clone();
         let (name, uid) = (volume.name_any(), volume.uid().unwrap_or_default());
         let loss = format!(
             "{loss} (found at {:.0}, when node {} had no RdsAttachment of it)",
@@ -81,16 +81,16 @@ impl Agent {
             self.node()
         );
         let kept = blocking(STORE_WITHIN, move || {
-            untold.keep(&name, &uid, &loss).map_err(|e| e.to_string())
+            unreported.keep(&name, &uid, &loss).map_err(|e| e.to_string())
         });
         kept.await.unwrap_or_else(Err)
     }
 
     /// That loss of the volume was told.
     pub(super) async fn forget_loss(&self, volume: String, loss: String) {
-        let (untold, name) = (self.untold.clone(), volume.clone());
+        let (unreported, name) = (self.unreported.clone(), volume.clone());
         let forgotten = blocking(STORE_WITHIN, move || {
-            untold.forget(&volume, &loss).map_err(|e| e.to_string())
+            unreported.forget(&volume, &loss).map_err(|e| e.to_string())
         });
         if let Err(why) = forgotten.await.unwrap_or_else(Err) {
             warn!(

@@ -8,15 +8,15 @@ mod canary;
 pub mod decide;
 #[cfg(test)]
 mod explore;
-mod lonely;
+pub mod host_calls;
 pub mod loss;
 pub mod model;
 pub mod namespace;
 pub mod observe;
-pub mod reach;
-pub(crate) mod say;
+mod orphan_session;
+mod report;
+pub(crate) mod status_writer;
 pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod watch;
-mod words;

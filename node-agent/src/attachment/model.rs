@@ -33,7 +33,7 @@ pub struct Seen {
     /// A connect of this volume.
     pub in_flight: InFlight,
     /// A loss of data on this node of which nobody could be told at the time.
-    pub untold: Option<String>,
+    pub unreported: Option<String>,
     /// What went wrong last, in this process.
     pub failure: Option<Failure>,
     /// The wait after that failure is over.

@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::act::Agent;
-use super::decide::Key;
-use super::lonely::{LonelySeen, Verdict, judge};
+use super::decide::DisconnectKey;
 use super::loss::cut_off;
 use super::model::{SessionSeen, Use};
 use super::observe::{self, base_of};
+use super::orphan_session::{OrphanSeen, Verdict, judge};
 use crate::fabrics::Session;
 use crate::nqn;
 
@@ -36,7 +36,7 @@ struct Lonely {
     complete_then: Option<Option<Timestamp>>,
     judged: Option<Instant>,
     /// What the last look would have done.
-    agreed: Option<Key>,
+    agreed: Option<DisconnectKey>,
     told: Option<String>,
 }
 
@@ -125,7 +125,7 @@ async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
     }
     memory.agreed = None;
     match key {
-        Key::Fenced => {
+        DisconnectKey::Fenced => {
             // Said first, as with an attachment: a crash would forget it.
             if let Some(volume) = volume
                 && let Err(why) = agent.keep_loss(&volume, &cut_off(nqn)).await
@@ -141,7 +141,7 @@ async fn consider(agent: &Agent, session: &Session, memory: &mut Lonely) {
                 "this node was cut at the target and no attachment speaks of it: it is disconnected, data may be lost"
             );
         }
-        Key::Orphan | Key::Unused => {
+        DisconnectKey::Orphan | DisconnectKey::Unused => {
             match agent.use_of(nqn.clone()).await {
                 Use::Unused => {}
                 Use::Used(by) => return memory.tell(nqn, &format!("an orphan, and in use: {by}")),
@@ -166,7 +166,7 @@ async fn look(
 ) -> Result<(Option<RdsVolume>, Verdict), kube::Error> {
     let base = nqn::base(&session.nqn);
     let volume = volume_of(agent, base).await?;
-    let mut seen = LonelySeen {
+    let mut seen = OrphanSeen {
         session: SessionSeen {
             nqn: session.nqn.clone(),
             generation: nqn::generation(base, &session.nqn).flatten(),

@@ -59,7 +59,7 @@ fn admitted() -> Seen {
         }),
         sessions: Sessions::Known(vec![]),
         leftover: Use::Unused,
-        untold: None,
+        unreported: None,
         users: None,
         in_flight: InFlight::None,
         failure: None,
@@ -262,7 +262,7 @@ fn i4_what_is_in_use_or_may_be_stays_and_is_reported() {
         assert_eq!(decide(&seen), Step::Rest(Wait::Use));
     }
     let free = leaving(connected());
-    assert_eq!(decide(&free), Step::Disconnect(BASE.into(), Key::Unused));
+    assert_eq!(decide(&free), Step::Disconnect(BASE.into(), DisconnectKey::Unused));
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn the_last_word_stands() {
     seen.attachment.said.disconnected = true;
     assert_eq!(
         decide(&seen),
-        Step::Disconnect(BASE.into(), Key::Unused),
+        Step::Disconnect(BASE.into(), DisconnectKey::Unused),
         "a late one is ended"
     );
     seen.sessions = Sessions::Known(vec![session(BASE, 1, Use::Used("pod".into()))]);
@@ -295,7 +295,7 @@ fn a_fenced_session_is_reported_and_then_torn_down() {
             assert_eq!(said.healthy.as_ref().map(|w| w.reason), Some(Reason::PossibleDataLoss));
             assert!(!said.cleared);
             seen.attachment.said.report = said;
-            assert_eq!(decide(&seen), Step::Disconnect(BASE.into(), Key::Fenced));
+            assert_eq!(decide(&seen), Step::Disconnect(BASE.into(), DisconnectKey::Fenced));
             seen.sessions = Sessions::Known(vec![]);
             let step = decide(&seen);
             let (Step::Report(said) | Step::DeclareDisconnected(_, said)) = step else {
@@ -316,7 +316,7 @@ fn i7_a_loss_that_nobody_was_told_of_is_said_first_and_then_forgotten() {
     for base in [admitted(), connected(), leaving(connected())] {
         let mut seen = base;
         volume(&mut seen, |v| v.fenced = true);
-        seen.untold = Some("cut in the night".into());
+        seen.unreported = Some("cut in the night".into());
         let said = report(&seen);
         let healthy = said.healthy.clone().unwrap();
         assert_eq!(
@@ -326,13 +326,13 @@ fn i7_a_loss_that_nobody_was_told_of_is_said_first_and_then_forgotten() {
         assert_eq!(decide(&seen), Step::Report(said.clone()), "until it is stored");
         seen.attachment.said.report = said;
         assert_eq!(decide(&seen), Step::ForgetLoss("cut in the night".into()));
-        seen.untold = Some("and once more".into());
+        seen.unreported = Some("and once more".into());
         assert_eq!(
             report(&seen).healthy.unwrap().message,
             "cut in the night; and once more",
             "none hides another"
         );
-        seen.untold = None;
+        seen.unreported = None;
         let after = settled(seen).attachment.said.report.healthy;
         assert_eq!(after.map(|w| w.reason), Some(Reason::PossibleDataLoss));
     }
@@ -340,7 +340,7 @@ fn i7_a_loss_that_nobody_was_told_of_is_said_first_and_then_forgotten() {
     last.sessions = Sessions::Known(vec![]);
     last.attachment.said.disconnected = true;
     let without = decide(&last);
-    last.untold = Some("cut in the night".into());
+    last.unreported = Some("cut in the night".into());
     assert_eq!(
         decide(&last),
         without,
@@ -504,7 +504,7 @@ fn decisions_are_pure() {
     for (file, text) in [
         ("decide.rs", include_str!("decide.rs")),
         ("model.rs", include_str!("model.rs")),
-        ("words.rs", include_str!("words.rs")),
+        ("report.rs", include_str!("report.rs")),
     ] {
         for line in text.lines().filter(|l| l.trim_start().starts_with("use ")) {
             for impure in ["kube", "k8s_openapi", "tokio", "jiff", "std::time", "crate::"] {

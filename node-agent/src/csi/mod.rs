@@ -6,7 +6,6 @@
 mod attached;
 pub mod call;
 pub mod failure;
-mod gate;
 mod grow;
 pub mod host;
 mod identity;
@@ -14,12 +13,13 @@ pub mod kernel;
 mod metrics;
 mod node;
 pub mod plan;
+mod preflight;
 mod publish;
 mod record;
 pub mod registration;
 pub mod request;
-mod say;
 mod stage;
+mod status_writer;
 #[cfg(test)]
 mod tests;
 mod unary;

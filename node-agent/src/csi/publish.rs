@@ -11,8 +11,8 @@ use super::Node;
 use super::attached::Attached;
 use super::call::Call;
 use super::failure::{Failure, shown_path};
-use super::gate;
 use super::host::{Device, Disk, Flush, Kind, asks_read_only};
+use super::preflight;
 use super::request::{Access, Publish, pod_of};
 use crate::crash;
 
@@ -196,7 +196,7 @@ impl Node {
                 Ok(super::users::of(host.as_ref(), &kubelet, device)?)
             })
             .await?;
-        gate::fence(&attached.volume, &users, pod.as_deref())
+        preflight::fence(&attached.volume, &users, pod.as_deref())
     }
 
     /// One call. It needs no API server: what is at the target is taken away, and nothing else.

@@ -15,7 +15,7 @@ use super::call::Call;
 use super::failure::{Failure, shown_path};
 use super::host::{Disk, Flush, Found, Kind, Mount, MountAs, Verdict};
 use super::request::{Access, Stage};
-use super::{gate, plan};
+use super::{plan, preflight};
 use crate::attachment::model::Reason;
 use crate::crash;
 
@@ -51,8 +51,8 @@ impl Node {
                 if let Some(mount) = self.standing(call, &request).await? {
                     return self.already(call, &attached, &request, &mount, &how).await;
                 }
-                gate::fence(&attached.volume, &[], None)?;
-                gate::breaker(&attached.volume, &attached.object, Timestamp::now())?;
+                preflight::fence(&attached.volume, &[], None)?;
+                preflight::breaker(&attached.volume, &attached.object, Timestamp::now())?;
                 let name = attached.name();
                 let uid = attached.uid().to_owned();
                 let done = self.mount_volume(call, attached, &request, how).await;
@@ -322,8 +322,8 @@ impl Node {
         if attached.staged() && self.disk_of(call, &attached).await?.is_some_and(|d| d.live) {
             return Ok(());
         }
-        gate::fence(&attached.volume, &[], None)?;
-        gate::breaker(&attached.volume, &attached.object, Timestamp::now())?;
+        preflight::fence(&attached.volume, &[], None)?;
+        preflight::breaker(&attached.volume, &attached.object, Timestamp::now())?;
         let (name, uid) = (attached.name(), attached.uid().to_owned());
         let done = async {
             let (attached, disk) = self.connected(call, attached).await?;

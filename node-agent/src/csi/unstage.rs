@@ -14,7 +14,7 @@ use super::Node;
 use super::call::Call;
 use super::failure::{Failure, shown_path};
 use super::host::{Device, Flush, Flushed, Kind, Mount};
-use super::say::unstaged;
+use super::status_writer::unstaged;
 use crate::crash;
 
 /// Mounts that may be stacked on a staging path.

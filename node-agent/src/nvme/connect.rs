@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use tracing::{debug, info};
 
 use super::Kernel;
+use super::connect_line;
 use super::sysfs::{self, Controller, Disk};
-use super::words;
 use crate::fabrics::{ConnectError, Link, Target};
 
 /// From the kernel's yes to a first good read.
@@ -30,7 +30,7 @@ impl Kernel {
     pub(super) fn connect_to(&self, to: &Target) -> Result<Link, ConnectError> {
         let other = |why: String| ConnectError::Other(to.nqn.clone(), why);
         self.managed(&to.nqn).map_err(|e| other(e.0))?;
-        let line = words::connect_line(to, &self.identity, cpus(&self.root)).map_err(other)?;
+        let line = connect_line::connect_line(to, &self.identity, cpus(&self.root)).map_err(other)?;
         self.same_network().map_err(other)?;
         if !self.is_there(&to.nqn).map_err(other)? {
             // R26.
@@ -82,7 +82,7 @@ impl Kernel {
                     return Ok(());
                 }
                 let others = sysfs::controllers(&self.root).unwrap_or_default();
-                return Err(words::refusal(errno, to, &self.identity, &others));
+                return Err(connect_line::refusal(errno, to, &self.identity, &others));
             }
         }
         let mut answer = [0; 256];
@@ -90,7 +90,7 @@ impl Kernel {
         let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
         info!(
             nqn = to.nqn,
-            instance = words::instance(&answer),
+            instance = connect_line::instance(&answer),
             "the kernel has connected"
         );
         Ok(())

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::kept;
+use crate::json_file;
 
 const FILE: &str = "host-identity.json";
 
@@ -52,18 +52,18 @@ impl Identity {
 /// When the folder cannot be read or written.
 pub fn load(folder: &Path, machine_id: &str) -> anyhow::Result<Identity> {
     let path = folder.join(FILE);
-    match kept::read::<Identity>(&path)? {
+    match json_file::read::<Identity>(&path)? {
         Some(kept) if kept.is_well_formed() && kept.machine_id == machine_id => return Ok(kept),
         Some(kept) if kept.is_well_formed() => warn!(
             path = %path.display(),
             host_nqn = kept.host_nqn,
             "the host identity was made for another machine ID, as on a cloned image: this machine makes its own"
         ),
-        Some(_) => kept::set_aside(&path, "it is not a pair that an agent made")?,
+        Some(_) => json_file::set_aside(&path, "it is not a pair that an agent made")?,
         None => {}
     }
     let made = Identity::new(machine_id);
-    kept::write(&path, &made).with_context(|| format!("write {}, change --state-dir", path.display()))?;
+    json_file::write(&path, &made).with_context(|| format!("write {}, change --state-dir", path.display()))?;
     info!(
         host_nqn = made.host_nqn,
         host_id = made.host_id,

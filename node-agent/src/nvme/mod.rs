@@ -4,12 +4,12 @@
 //! of the agent changes nothing; what cannot be read is an error or [`Use::Unknown`], never an absence.
 
 mod connect;
-mod door;
+mod connect_line;
+mod disconnect;
 mod folder;
 pub mod identity;
 pub mod sysfs;
 mod usage;
-mod words;
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub use self::folder::SysfsError;
 use self::identity::Identity;
 use self::sysfs::{Disk, DiskError};
 use self::usage::Walks;
-use crate::attachment::decide::Key;
+use crate::attachment::decide::DisconnectKey;
 use crate::attachment::model::Use;
 use crate::fabrics::{ConnectError, Fabrics, FabricsError, Link, Options, Session, Target};
 
@@ -124,8 +124,8 @@ impl Fabrics for Kernel {
         self.connect_to(to)
     }
 
-    fn disconnect(&self, nqn: &str, key: Key) -> Result<(), FabricsError> {
-        self.part(nqn, key)
+    fn disconnect(&self, nqn: &str, key: DisconnectKey) -> Result<(), FabricsError> {
+        self.delete_controller(nqn, key)
     }
 
     fn sessions(&self) -> Result<Vec<Session>, FabricsError> {

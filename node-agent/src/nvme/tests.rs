@@ -60,7 +60,10 @@ fn i6_r12_nothing_outside_of_the_prefix_is_ever_written_to() {
     tree.multipath(0, FOREIGN, "live");
     let kernel = kernel(&tree);
     for (what, refused) in [
-        ("disconnect", kernel.disconnect(FOREIGN, Key::Fenced).unwrap_err().0),
+        (
+            "disconnect",
+            kernel.disconnect(FOREIGN, DisconnectKey::Fenced).unwrap_err().0,
+        ),
         ("rescan", kernel.rescan(FOREIGN).unwrap_err().0),
         (
             "set_timeouts",
@@ -81,9 +84,9 @@ fn i6_r12_nothing_outside_of_the_prefix_is_ever_written_to() {
 #[test]
 fn disconnect_without_a_controller_is_done() {
     let tree = Tree::new();
-    assert_eq!(kernel(&tree).disconnect(NQN, Key::Fenced), Ok(()));
+    assert_eq!(kernel(&tree).disconnect(NQN, DisconnectKey::Fenced), Ok(()));
     tree.multipath(1, FOREIGN, "live");
-    assert_eq!(kernel(&tree).disconnect(NQN, Key::Fenced), Ok(()));
+    assert_eq!(kernel(&tree).disconnect(NQN, DisconnectKey::Fenced), Ok(()));
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn what_is_ours_by_name_and_not_by_transport_is_left_alone() {
     tree.put(&format!("{CONTROLLER}/transport"), "rdma\n");
     assert!(
         kernel(&tree)
-            .disconnect(NQN, Key::Fenced)
+            .disconnect(NQN, DisconnectKey::Fenced)
             .unwrap_err()
             .0
             .contains("rdma")
@@ -159,7 +162,7 @@ fn i6_without_a_proof_nothing_is_deleted() {
     let tree = Tree::new();
     tree.multipath(0, NQN, "live");
     tree.link("proc/1/ns/pid", "pid:[4026532000]");
-    for key in [Key::Unused, Key::Orphan] {
+    for key in [DisconnectKey::Unused, DisconnectKey::Orphan] {
         let said = kernel(&tree).disconnect(NQN, key).unwrap_err().0;
         assert!(said.contains("it is not proven that nothing uses it"), "{said}");
     }

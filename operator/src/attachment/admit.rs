@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use rds_crds::volume::{AccessMode, Role};
 
-use super::model::{Ask, HolderView, Refusal, Standing, Verdict, VolumeView};
+use super::model::{Ask, HolderState, HolderView, Refusal, Verdict, VolumeView};
 
 /// Decides about one wish. The caller records an admission by compare-and-swap on `holders`.
 #[must_use]
@@ -107,9 +107,9 @@ fn others(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Result<Admitted, (R
         return Ok((Role::Reader, None));
     }
     for holder in &volume.holders {
-        match holder.standing {
-            Standing::Lost => return Err((Refusal::FencePending, lost(name, holder))),
-            Standing::Leaving => {
+        match holder.state {
+            HolderState::Lost => return Err((Refusal::FencePending, lost(name, holder))),
+            HolderState::Leaving => {
                 return Err((
                     Refusal::Handoff,
                     format!(
@@ -118,7 +118,7 @@ fn others(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Result<Admitted, (R
                     ),
                 ));
             }
-            Standing::Alive | Standing::Doubtful => {}
+            HolderState::Alive | HolderState::Doubtful => {}
         }
     }
     let migrates = ask.mode == AccessMode::ReadWriteMany && !ask.read_only && volume.block && !readers_only;
@@ -141,7 +141,7 @@ fn others(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Result<Admitted, (R
 /// The second node of a live migration: only beside a holder that is alive.
 fn beside(ask: &Ask, volume: &VolumeView, now: Timestamp) -> Result<Admitted, (Refusal, String)> {
     let name = &volume.name;
-    let Some(source) = volume.holders.first().filter(|h| h.standing == Standing::Alive) else {
+    let Some(source) = volume.holders.first().filter(|h| h.state == HolderState::Alive) else {
         return Err((Refusal::Handoff, doubtful(volume)));
     };
     if volume.kubevirt_only && ask.same_vm != Some(true) {
@@ -203,9 +203,9 @@ fn conflict(ask: &Ask, volume: &VolumeView) -> String {
     let nodes: Vec<String> = volume
         .holders
         .iter()
-        .map(|h| match h.standing {
-            Standing::Doubtful => format!("{} (not Ready or silent)", h.node),
-            Standing::Alive | Standing::Leaving | Standing::Lost => h.node.clone(),
+        .map(|h| match h.state {
+            HolderState::Doubtful => format!("{} (not Ready or silent)", h.node),
+            HolderState::Alive | HolderState::Leaving | HolderState::Lost => h.node.clone(),
         })
         .collect();
     format!(

@@ -19,7 +19,7 @@ use crate::volume::{applied_part, explain_use, tell_holders};
 use super::admit::overdue;
 use super::decide::{Owed, Seen};
 use super::model::Refusal;
-use super::observe::{ADMITTED, Outside, VOUCHED, WITHDRAWN};
+use super::observe::{ADMITTED, NODE_OFF, Outside, WITHDRAWN};
 
 /// Crash points behind the writes.
 pub(crate) const WRITES: [&str; 7] = [
@@ -29,7 +29,7 @@ pub(crate) const WRITES: [&str; 7] = [
     "forget-attachment",
     "drop-word",
     "say-use",
-    "vouch",
+    "say-node-off",
 ];
 
 /// The API server, for the protocol.
@@ -70,9 +70,9 @@ impl Store {
 
     /// A person vouches that its node is off: that is said on the object before its holder goes, and nobody believes its agent's
     /// last word any more.
-    pub(crate) async fn vouched(&self, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
+    pub(crate) async fn say_node_off(&self, outside: &Outside<'_>, uid: &str) -> Result<(), ApiError> {
         let message = "a person vouches that the node is off";
-        self.say(outside, uid, Some(false), VOUCHED, message, None).await?;
+        self.say(outside, uid, Some(false), NODE_OFF, message, None).await?;
         crash::after(WRITES[6]);
         Ok(())
     }

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use rds_crds::volume::{AccessMode, Role};
 
 use super::admit::{admit, same_words};
-use super::model::{Ask, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
-use super::vouch::Vouch;
+use super::model::{Ask, HolderState, HolderView, Refusal, Verdict, VolumeView, Word};
+use super::node_off_claim::NodeOffClaim;
 
 /// An RdsAttachment as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +21,7 @@ pub struct AttachmentView {
     pub said: Said,
     /// Its agent has recorded for this very object that this machine is connected to the present generation. Where the record
     /// of holders has holes, that closes one: whoever is connected already adds no writer.
-    pub vouches: bool,
+    pub confirms_connection: bool,
     /// Its node may be connected, by its own word for this very object, and no holder has its UID: somebody has changed the
     /// record by hand.
     pub unrecorded: bool,
@@ -39,12 +39,12 @@ pub enum Said {
     /// Not any more: it is being detached.
     Withdrawn,
     /// Not any more, and a person vouches that its node is off: its own word of before counts no longer.
-    Vouched,
+    NodeOff,
 }
 
 /// Whether a lost holder may be cut at the target now.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Licence {
+pub enum FencePermission {
     /// Yes: the self-test has passed, or the administrator vouches.
     Granted,
     /// No: why, and what a person can do.
@@ -59,11 +59,11 @@ pub struct Seen {
     /// Its RdsAttachments, oldest first.
     pub attachments: Vec<AttachmentView>,
     /// Whether cutting is allowed.
-    pub licence: Licence,
+    pub fence_permission: FencePermission,
     /// A person's word to cut this node at once, though another holder is alive.
     pub cut_now: Option<String>,
     /// What a person's word that a node is off amounts to.
-    pub vouch: Option<Vouch>,
+    pub node_off_claim: Option<NodeOffClaim>,
     /// The volume is the canary of the self-test: nobody's data, cut on purpose.
     pub canary: Option<Canary>,
     /// Fenced nodes that have acknowledged it, or are gone: they need not be remembered.
@@ -118,7 +118,7 @@ pub enum Step {
     /// Compare-and-swap: the attachment is a holder again, as its node may be connected. This admits nobody.
     Recall(Ask, Role),
     /// Say on the attachment that a person vouches that its node is off. Always before its holder is released for that.
-    Vouch(String),
+    SayNodeOff(String),
     /// Compare-and-swap: the attachment becomes a holder.
     Admit(Ask, Role, Option<Timestamp>),
     /// Say on the attachment that it is admitted, with NQN, address and generation.
@@ -143,7 +143,7 @@ pub enum Step {
     /// Compare-and-swap: these nodes need not be remembered as cut any more.
     Acknowledge(Vec<String>),
     /// Say that the word `node-is-off` was not believed, or was acted upon before, and take it off.
-    RefuseVouch(String),
+    RefuseNodeOffClaim(String),
     /// Nothing now. What is owed, if anything.
     Rest(Option<Owed>),
 }
@@ -215,28 +215,28 @@ pub fn decide(seen: &Seen) -> Step {
             Word::Disconnected | Word::Rebooted | Word::Silent | Word::Intent => {}
         }
     }
-    for attachment in seen.attachments.iter().filter(|a| a.vouches && !a.deleting) {
+    for attachment in seen.attachments.iter().filter(|a| a.confirms_connection && !a.deleting) {
         if let Some(old) = orphan_of(seen, &attachment.ask) {
             return Step::Succeed(old.attachment.clone(), attachment.ask.attachment.clone());
         }
     }
-    match &seen.vouch {
-        Some(Vouch::Believed(uid)) => {
-            let told = |a: &AttachmentView| a.ask.attachment != *uid || a.said == Said::Vouched;
+    match &seen.node_off_claim {
+        Some(NodeOffClaim::Believed(uid)) => {
+            let told = |a: &AttachmentView| a.ask.attachment != *uid || a.said == Said::NodeOff;
             return match seen.attachments.iter().all(told) {
                 true => Step::Release(uid.clone(), Release::NodeIsOff),
-                false => Step::Vouch(uid.clone()),
+                false => Step::SayNodeOff(uid.clone()),
             };
         }
-        Some(Vouch::Refused(why)) => return Step::RefuseVouch(why.clone()),
-        Some(Vouch::NotYet) | None => {}
+        Some(NodeOffClaim::Refused(why)) => return Step::RefuseNodeOffClaim(why.clone()),
+        Some(NodeOffClaim::NotYet) | None => {}
     }
     if let Some(step) = canary(seen) {
         return step;
     }
     let mut owed = None;
     // Whom a person names goes first: of the others none may be cut yet.
-    let lost = || volume.holders.iter().filter(|h| h.standing == Standing::Lost);
+    let lost = || volume.holders.iter().filter(|h| h.state == HolderState::Lost);
     let named = lost().find(|h| seen.cut_now.as_deref() == Some(h.node.as_str()));
     if let Some(holder) = named.or(lost().next()) {
         match fence(seen, holder) {
@@ -258,7 +258,7 @@ pub fn decide(seen: &Seen) -> Step {
         let deferred = owed.as_ref().is_some_and(|o| o.deferred);
         match volume.holders.iter().find(|h| h.attachment == *uid) {
             None => return Step::Forget(uid.clone()),
-            Some(holder) if deferred && holder.standing == Standing::Lost => {
+            Some(holder) if deferred && holder.state == HolderState::Lost => {
                 return match holder.deferred {
                     true => Step::Forget(uid.clone()),
                     false => Step::Defer(uid.clone()),
@@ -313,7 +313,7 @@ fn role_of(ask: &Ask, volume: &VolumeView) -> Role {
 /// Admission, but that holes in the record do not keep out who is connected already.
 fn admitted(seen: &Seen, attachment: &AttachmentView) -> Verdict {
     let volume = VolumeView {
-        holders_unknown: seen.volume.holders_unknown && !attachment.vouches,
+        holders_unknown: seen.volume.holders_unknown && !attachment.confirms_connection,
         ..seen.volume.clone()
     };
     admit(&attachment.ask, &volume, seen.now)
@@ -341,7 +341,7 @@ fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
         && seen.attachments.iter().any(|a| asks(&a))
     {
         let told = seen.cut_now.as_deref() == Some(holder.node.as_str());
-        if told && matches!(seen.licence, Licence::Granted) && !seen.appliance_failed {
+        if told && matches!(seen.fence_permission, FencePermission::Granted) && !seen.appliance_failed {
             return Some(Ok(Step::BeginFence(holder.node.clone(), holder.attachment.clone())));
         }
         return owed(
@@ -354,7 +354,7 @@ fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
         );
     }
     // Who is connected gets its place in the record first.
-    if !volume.holders_unknown || seen.attachments.iter().filter(asks).any(|a| a.vouches) {
+    if !volume.holders_unknown || seen.attachments.iter().filter(asks).any(|a| a.confirms_connection) {
         return None;
     }
     let mut plain = volume.clone();
@@ -379,13 +379,13 @@ fn unexplained(seen: &Seen) -> Option<Result<Step, Owed>> {
             "the record of who uses the volume was lost: who is connected gets the time to say so before all are cut";
         return owed("", why.to_owned());
     }
-    match &seen.licence {
-        Licence::Withheld(why) => owed(
+    match &seen.fence_permission {
+        FencePermission::Withheld(why) => owed(
             "",
             format!("the record of who uses the volume was lost, so all former connections have to be cut: {why}"),
         ),
-        Licence::Granted if seen.appliance_failed => owed("", NO_ANSWER.to_owned()),
-        Licence::Granted => Some(Ok(Step::BeginFence(String::new(), String::new()))),
+        FencePermission::Granted if seen.appliance_failed => owed("", NO_ANSWER.to_owned()),
+        FencePermission::Granted => Some(Ok(Step::BeginFence(String::new(), String::new()))),
     }
 }
 
@@ -408,7 +408,7 @@ fn fence(seen: &Seen, lost: &HolderView) -> Result<Step, Owed> {
     // Who is alive and still uses it. Leaving and doubtful ones count: they may be connected.
     let in_the_way: Vec<&str> = others
         .iter()
-        .filter(|h| h.standing != Standing::Lost && !(h.standing == Standing::Alive && h.unpublished))
+        .filter(|h| h.state != HolderState::Lost && !(h.state == HolderState::Alive && h.unpublished))
         .map(|h| h.node.as_str())
         .collect();
     let told = seen.cut_now.as_deref() == Some(lost.node.as_str());
@@ -427,7 +427,7 @@ fn fence(seen: &Seen, lost: &HolderView) -> Result<Step, Owed> {
             ..Owed::new(&lost.node, why)
         });
     }
-    if let Licence::Withheld(why) = &seen.licence {
+    if let FencePermission::Withheld(why) = &seen.fence_permission {
         return Err(Owed::new(&lost.node, why));
     }
     if seen.appliance_failed {

@@ -15,11 +15,11 @@ use rds_crds::condition::{find_condition, is_true, kind};
 use rds_crds::volume::Holder;
 use tracing::warn;
 
-use crate::report::persistent;
+use crate::agent_reports::persistent;
 use crate::telemetry::chain;
 
-use super::observe::VOUCHED;
-use super::standing::{self, NodeFacts};
+use super::holder_state::{self, NodeFacts};
+use super::observe::NODE_OFF;
 
 /// A publish that had begun before `FencePending` was said may still come through, unseen, for so long.
 const LATE_PUBLISH: SignedDuration = SignedDuration::from_secs(10);
@@ -43,8 +43,8 @@ pub(super) fn may_be_connected(attachment: &RdsAttachment, generation: u32, node
     let said = status.and_then(|s| find_condition(&s.conditions, word::ADMITTED));
     let intent = agent.and_then(|a| a.intent.as_ref());
     let disconnected = agent.is_some_and(|a| is_true(&a.conditions, word::DISCONNECTED));
-    let vouched = said.is_some_and(|c| c.status != "True" && c.reason == VOUCHED);
-    standing::may_be_connected(intent, generation, disconnected, vouched, node)
+    let node_off = said.is_some_and(|c| c.status != "True" && c.reason == NODE_OFF);
+    holder_state::may_be_connected(intent, generation, disconnected, node_off, node)
 }
 
 /// Whether the agent has recorded for this object that its machine is connected to this generation.
@@ -58,7 +58,7 @@ pub(super) fn claims(attachment: &RdsAttachment, generation: u32) -> bool {
 }
 
 /// The same, where it matters: read live if a holder of its node has another UID, for the cache may show an object of before.
-pub(super) async fn vouches(
+pub(super) async fn confirms_connection(
     client: &Client,
     attachment: &RdsAttachment,
     generation: u32,

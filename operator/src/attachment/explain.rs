@@ -1,18 +1,18 @@
 //! One plain line about who uses a volume, who waits for it, and why: what `kubectl get rdsvolumes -o wide` shows of attachments.
 
 use super::decide::{Owed, Said, Seen};
-use super::model::Standing;
+use super::model::HolderState;
 
 /// The line; `None` while nobody has or wants the volume.
 pub(crate) fn line(seen: &Seen, owed: Option<&Owed>) -> Option<String> {
     let volume = &seen.volume;
     let mut said = Vec::new();
     for holder in &volume.holders {
-        let how = match holder.standing {
-            Standing::Alive => "",
-            Standing::Leaving => ", which is letting go",
-            Standing::Lost => ", which is lost",
-            Standing::Doubtful => ", which is not Ready or silent",
+        let how = match holder.state {
+            HolderState::Alive => "",
+            HolderState::Leaving => ", which is letting go",
+            HolderState::Lost => ", which is lost",
+            HolderState::Doubtful => ", which is not Ready or silent",
         };
         said.push(format!("used by node {}{how}", holder.node));
     }
@@ -24,7 +24,7 @@ pub(crate) fn line(seen: &Seen, owed: Option<&Owed>) -> Option<String> {
         match &attachment.said {
             Said::Refused(why, text) => said.push(format!("node {} waits ({why}): {text}", attachment.ask.node)),
             Said::Nothing => said.push(format!("node {} waits", attachment.ask.node)),
-            Said::Admitted(_) | Said::Withdrawn | Said::Vouched => {}
+            Said::Admitted(_) | Said::Withdrawn | Said::NodeOff => {}
         }
     }
     if volume.holders_unknown {
@@ -46,16 +46,16 @@ mod tests {
     use jiff::Timestamp;
     use rds_crds::volume::{AccessMode, Role};
 
-    use super::super::decide::{AttachmentView, Licence};
+    use super::super::decide::{AttachmentView, FencePermission};
     use super::super::model::{Ask, HolderView, Refusal, VolumeView, Word};
     use super::*;
 
-    fn seen(standing: Option<Standing>, said: Said) -> Seen {
-        let holder = |standing| HolderView {
+    fn seen(state: Option<HolderState>, said: Said) -> Seen {
+        let holder = |state| HolderView {
             node: "n1".into(),
             attachment: "u1".into(),
             role: Role::Primary,
-            standing,
+            state,
             word: Word::Intent,
             unpublished: false,
             deferred: false,
@@ -75,7 +75,7 @@ mod tests {
                 block: true,
                 access_modes: vec![AccessMode::ReadWriteOnce],
                 generation: 1,
-                holders: standing.map(holder).into_iter().collect(),
+                holders: state.map(holder).into_iter().collect(),
                 holders_unknown: false,
                 fence: None,
                 fenced: vec![],
@@ -88,12 +88,12 @@ mod tests {
                 ask,
                 deleting: false,
                 said,
-                vouches: false,
+                confirms_connection: false,
                 unrecorded: false,
             }],
-            licence: Licence::Granted,
+            fence_permission: FencePermission::Granted,
             cut_now: None,
-            vouch: None,
+            node_off_claim: None,
             canary: None,
             acknowledged: vec![],
             just_opened: false,
@@ -111,20 +111,20 @@ mod tests {
             assert_eq!(text, format!("node n2 waits ({}): because of the test", refusal.word()));
         }
         assert_eq!(line(&seen(None, Said::Nothing), None).unwrap(), "node n2 waits");
-        for admitted in [Said::Admitted(1), Said::Withdrawn, Said::Vouched] {
+        for admitted in [Said::Admitted(1), Said::Withdrawn, Said::NodeOff] {
             assert_eq!(line(&seen(None, admitted.clone()), None), None, "{admitted:?}");
         }
     }
 
     #[test]
     fn whoever_has_it_is_named_with_its_state_and_what_is_owed() {
-        for (standing, want) in [
-            (Standing::Alive, "used by node n1"),
-            (Standing::Leaving, "used by node n1, which is letting go"),
-            (Standing::Lost, "used by node n1, which is lost"),
-            (Standing::Doubtful, "used by node n1, which is not Ready or silent"),
+        for (state, want) in [
+            (HolderState::Alive, "used by node n1"),
+            (HolderState::Leaving, "used by node n1, which is letting go"),
+            (HolderState::Lost, "used by node n1, which is lost"),
+            (HolderState::Doubtful, "used by node n1, which is not Ready or silent"),
         ] {
-            assert_eq!(line(&seen(Some(standing), Said::Withdrawn), None).unwrap(), want);
+            assert_eq!(line(&seen(Some(state), Said::Withdrawn), None).unwrap(), want);
         }
         let mut seen = seen(None, Said::Withdrawn);
         seen.volume.holders_unknown = true;

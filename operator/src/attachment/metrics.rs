@@ -3,7 +3,7 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
 
-use crate::report::News;
+use crate::agent_reports::News;
 use crate::telemetry::Telemetry;
 
 /// How a fence went.

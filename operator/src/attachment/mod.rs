@@ -2,48 +2,48 @@
 //!
 //! [`admit`] and [`decide`] are pure and are what the model checker explores.
 
+mod admission_gate;
 pub mod admit;
 mod api;
-mod clock;
-mod clones;
-mod cuts;
-#[cfg(test)]
-mod cuts_tests;
 pub mod decide;
 mod evidence;
 mod explain;
-mod gate;
-mod licence;
+mod fence_permission;
+mod fence_quota;
+#[cfg(test)]
+mod fence_quota_tests;
+pub mod holder_state;
 mod metrics;
 mod migration;
 pub mod model;
+pub mod node_off_claim;
 mod nodes;
+mod observations;
 mod observe;
 #[cfg(test)]
 mod observe_tests;
 mod reconcile;
 pub mod record;
-mod rounds;
+mod resync;
 #[cfg(test)]
-mod rounds_tests;
-pub mod standing;
+mod resync_tests;
+mod shared_host_nqn;
 #[cfg(test)]
 mod tests;
 mod unwanted;
-pub mod vouch;
-mod wish;
+mod volume_attachments;
 
+pub(crate) use admission_gate::AdmissionGate;
 pub(crate) use api::Store;
-pub(crate) use clock::Clock;
-pub(crate) use clones::Clones;
-pub(crate) use gate::Gate;
 pub use metrics::AttachmentMetrics;
 pub(crate) use metrics::{FenceResult, MigrationResult, TestResult};
 pub(crate) use migration::Turn;
 pub(crate) use nodes::alive_nodes;
+pub(crate) use observations::Observations;
 pub(crate) use observe::{ADMITTED, DISCONNECTED, Outside, Patience};
 pub(crate) use reconcile::{Place, reconcile, release_note};
-pub(crate) use rounds::Rounds;
+pub(crate) use resync::Resync;
+pub(crate) use shared_host_nqn::SharedHostNqns;
 pub(crate) use unwanted::Unwanted;
 
 /// Names of all mutating steps, for the crash test.
@@ -52,6 +52,6 @@ pub(crate) fn steps() -> Vec<&'static str> {
     all.extend(record::Change::NAMES);
     all.extend(reconcile::COMMANDS);
     all.extend(api::WRITES);
-    all.push(rounds::REBUILD);
+    all.push(resync::REBUILD);
     all
 }

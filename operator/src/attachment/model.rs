@@ -48,7 +48,7 @@ pub struct HolderView {
     /// What it may do.
     pub role: Role,
     /// What is known of it.
-    pub standing: Standing,
+    pub state: HolderState,
     /// What its agent said last.
     pub word: Word,
     /// Whether its agent has said that no pod has the volume published.
@@ -59,7 +59,7 @@ pub struct HolderView {
 
 /// What is known of a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
+pub enum HolderState {
     /// Node Ready and untainted, agent's Lease fresh, attachment not going away.
     Alive,
     /// Detach wanted, node alive: it will leave by its own word.

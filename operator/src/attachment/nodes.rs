@@ -11,10 +11,10 @@ use kube::Api;
 
 use crate::world::World;
 
-use super::clock::Clock;
-use super::model::Standing;
+use super::holder_state::{NodeFacts, Pulse, holder_state};
+use super::model::HolderState;
+use super::observations::Observations;
 use super::observe::{Outside, Patience};
-use super::standing::{NodeFacts, Pulse, standing};
 
 /// Name of an agent's Lease.
 pub(crate) fn lease_name(node: &str) -> String {
@@ -30,9 +30,9 @@ fn node_key(node: &str) -> String {
 }
 
 /// The Node, as the cache shows it.
-pub(super) fn node_facts(world: &World, clock: &Clock, name: &str) -> NodeFacts {
+pub(super) fn node_facts(world: &World, observations: &Observations, name: &str) -> NodeFacts {
     let node = world.nodes.get(name);
-    let shown = clock.unchanged(node_key(name), &uid_of(node.as_deref()));
+    let shown = observations.unchanged(node_key(name), &uid_of(node.as_deref()));
     facts_of(node.as_deref(), shown)
 }
 
@@ -40,7 +40,9 @@ pub(super) fn node_facts(world: &World, clock: &Clock, name: &str) -> NodeFacts 
 pub(super) async fn live_facts(outside: &Outside<'_>, name: &str) -> Result<NodeFacts, kube::Error> {
     let nodes: Api<Node> = Api::all(outside.world.client.clone());
     let node = nodes.get_opt(name).await?;
-    let shown = outside.clock.unchanged_live(&node_key(name), &uid_of(node.as_ref()));
+    let shown = outside
+        .observations
+        .unchanged_live(&node_key(name), &uid_of(node.as_ref()));
     Ok(facts_of(node.as_ref(), shown))
 }
 
@@ -91,9 +93,9 @@ fn pulse_of(renewed: &str, silent: Duration, patience: Patience) -> Pulse {
 }
 
 /// The agent's Lease, as the cache shows it.
-pub(super) fn pulse(world: &World, clock: &Clock, node: &str, patience: Patience) -> Pulse {
+pub(super) fn pulse(world: &World, observations: &Observations, node: &str, patience: Patience) -> Pulse {
     let renewed = renewed(world.leases.get(&lease_name(node)).as_deref());
-    let silent = clock.unchanged(lease_key(node), &renewed);
+    let silent = observations.unchanged(lease_key(node), &renewed);
     pulse_of(&renewed, silent, patience)
 }
 
@@ -102,16 +104,16 @@ pub(super) fn pulse(world: &World, clock: &Clock, node: &str, patience: Patience
 pub(super) async fn live_pulse(outside: &Outside<'_>, node: &str) -> Result<Pulse, kube::Error> {
     let leases: Api<Lease> = Api::namespaced(outside.world.client.clone(), &outside.world.namespace);
     let renewed = renewed(leases.get_opt(&lease_name(node)).await?.as_ref());
-    let silent = outside.clock.unchanged_live(&lease_key(node), &renewed);
+    let silent = outside.observations.unchanged_live(&lease_key(node), &renewed);
     Ok(pulse_of(&renewed, silent, outside.patience))
 }
 
 /// Nodes that are Ready, untainted, and whose agents are alive, by name.
-pub(crate) fn alive_nodes(world: &World, clock: &Clock, patience: Patience) -> Vec<String> {
+pub(crate) fn alive_nodes(world: &World, observations: &Observations, patience: Patience) -> Vec<String> {
     let alive = |name: &String| {
-        let facts = node_facts(world, clock, name);
-        let pulse = pulse(world, clock, name, patience);
-        standing(&facts, pulse, false, false, patience.grace) == Standing::Alive
+        let facts = node_facts(world, observations, name);
+        let pulse = pulse(world, observations, name, patience);
+        holder_state(&facts, pulse, false, false, patience.grace) == HolderState::Alive
     };
     let mut names: Vec<String> = world
         .nodes

@@ -19,14 +19,14 @@ use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
 use crate::volume::is_toggling;
 use crate::world::World;
 
-use super::clock::Clock;
 use super::decide::{AttachmentView, Canary, Said, Seen};
-use super::evidence::{may_be_connected, same_vm, unpublished, vouches};
-use super::licence::{FENCE_WINDOW, licence};
-use super::model::{Ask, FenceView, HolderView, Standing, VolumeView};
+use super::evidence::{confirms_connection, may_be_connected, same_vm, unpublished};
+use super::fence_permission::{FENCE_WINDOW, fence_permission};
+use super::holder_state::{NodeFacts, Pulse, holder_state, replaced, word};
+use super::model::{Ask, FenceView, HolderState, HolderView, VolumeView};
+use super::node_off_claim::{Named, judge, node_of};
 use super::nodes::{lease_key, live_facts, live_pulse, node_facts, pulse};
-use super::standing::{NodeFacts, Pulse, replaced, standing, word};
-use super::vouch::{Named, judge, node_of};
+use super::observations::Observations;
 
 /// Condition of an RdsAttachment: whether it may be used.
 pub(crate) const ADMITTED: &str = "Admitted";
@@ -36,8 +36,8 @@ pub(crate) const DISCONNECTED: &str = "Disconnected";
 pub(crate) const CLEARED: &str = "Cleared";
 /// Reason of `Admitted=False` once the detach was asked for.
 pub(crate) const WITHDRAWN: &str = "Withdrawn";
-/// The same, once a person has vouched that the node is off.
-pub(crate) const VOUCHED: &str = "NodeIsOff";
+/// The same, once a person has said that the node is off.
+pub(crate) const NODE_OFF: &str = "NodeIsOff";
 
 /// A node that is alive says within so long that it is connected, once its RdsAttachment was made again. Generous: to cut it costs
 /// its pods what they write, and to wait costs nothing that a lost object store has not cost already.
@@ -66,7 +66,7 @@ async fn live_attachment(
 /// The parts of the outside that the decision needs beside the volume.
 pub(crate) struct Outside<'a> {
     pub(crate) world: &'a World,
-    pub(crate) clock: &'a Clock,
+    pub(crate) observations: &'a Observations,
     pub(crate) patience: Patience,
     pub(crate) driver: &'a str,
 }
@@ -85,7 +85,7 @@ pub(crate) async fn seen(
     let status = volume.status.clone().unwrap_or_default();
     let mut holders = Vec::new();
     let mut wanted: Option<Vec<String>> = None;
-    let vouched = volume.annotations().get(ANNOTATION_NODE_IS_OFF);
+    let claim = volume.annotations().get(ANNOTATION_NODE_IS_OFF);
     let mut named = None;
     for holder in &status.holders {
         let uid = &holder.attachment_uid;
@@ -105,41 +105,41 @@ pub(crate) async fn seen(
             true => recorded.and_then(|d| d.intent.as_ref()),
             false => agent.and_then(|a| a.intent.as_ref()),
         };
-        let mut facts = node_facts(outside.world, outside.clock, &holder.node);
+        let mut facts = node_facts(outside.world, outside.observations, &holder.node);
         // Which of two boots is the later one only a Node shows that was read after the intent.
         if facts.gone_for.is_none() && intent.is_some_and(|i| i.boot_id != facts.boot_id) {
             facts = live_facts(outside, &holder.node).await?;
         }
-        let mut pulse = pulse(outside.world, outside.clock, &holder.node, outside.patience);
+        let mut pulse = pulse(outside.world, outside.observations, &holder.node, outside.patience);
         // One that parted was lost when its detach was answered, and nothing that its node does now changes that: who wants the volume
         // there wants it anew.
         let judged = |facts: &NodeFacts, pulse: Pulse| {
             let mute = object.is_none() || replaced(intent, status.export_generation.unwrap_or(1), facts);
             match parted {
-                true => Standing::Lost,
-                false => standing(facts, pulse, going, mute, outside.patience.grace),
+                true => HolderState::Lost,
+                false => holder_state(facts, pulse, going, mute, outside.patience.grace),
             }
         };
         let mut is = judged(&facts, pulse);
-        let asked_about = vouched.is_some_and(|word| node_of(word) == holder.node);
-        if wanted.is_none() && ((is == Standing::Lost && !parted) || asked_about) {
+        let asked_about = claim.is_some_and(|word| node_of(word) == holder.node);
+        if wanted.is_none() && ((is == HolderState::Lost && !parted) || asked_about) {
             wanted = Some(wanted_nodes(&outside.world.client, outside.driver, &name).await?);
         }
         let still_wanted = wanted.as_ref().is_some_and(|nodes| nodes.contains(&holder.node));
-        let seems_lost = is == Standing::Lost && !parted && !still_wanted;
+        let seems_lost = is == HolderState::Lost && !parted && !still_wanted;
         // A fence that was begun goes on whatever is seen now.
         if status.fence.is_none() && (seems_lost || (asked_about && pulse == Pulse::Stale)) {
             facts = live_facts(outside, &holder.node).await?;
             pulse = live_pulse(outside, &holder.node).await?;
             is = judged(&facts, pulse);
         }
-        if is == Standing::Lost && !parted && still_wanted {
-            is = Standing::Doubtful;
+        if is == HolderState::Lost && !parted && still_wanted {
+            is = HolderState::Doubtful;
         }
         if asked_about {
             let shown = Some(&facts.boot_id).filter(|boot| !boot.is_empty());
             // What a new leader finds may be the last renewal of a machine that is off: only one that it has seen refutes the word.
-            let seen_alive = outside.clock.has_changed(&lease_key(&holder.node));
+            let seen_alive = outside.observations.has_changed(&lease_key(&holder.node));
             named = Some(Named {
                 attachment: uid.clone(),
                 pulse: match pulse {
@@ -155,7 +155,7 @@ pub(crate) async fn seen(
             node: holder.node.clone(),
             attachment: uid.clone(),
             role: holder.role,
-            standing: is,
+            state: is,
             word: word(intent, disconnected, &facts),
             unpublished: unpublished(agent, &status.conditions, now),
             deferred: recorded.is_some_and(|d| d.intent.as_ref() == intent),
@@ -191,8 +191,9 @@ pub(crate) async fn seen(
     };
     let mut views = Vec::new();
     for attachment in &attachments {
-        let vouched = vouches(&outside.world.client, attachment, view.generation, &status.holders).await?;
-        let mut seen = attachment_view(attachment, vouched, &status);
+        let confirmed =
+            confirms_connection(&outside.world.client, attachment, view.generation, &status.holders).await?;
+        let mut seen = attachment_view(attachment, confirmed, &status);
         seen.unrecorded = unrecorded(outside, attachment, &view).await?;
         if let [holder] = view.holders.as_slice()
             && view.kubevirt_only
@@ -204,15 +205,15 @@ pub(crate) async fn seen(
         views.push(seen);
     }
     let cut_now = volume.annotations().get(ANNOTATION_FENCE_NOW).cloned();
-    let lost = view.holders.iter().filter(|h| h.standing == Standing::Lost);
+    let lost = view.holders.iter().filter(|h| h.state == HolderState::Lost);
     let lost: Vec<&str> = lost.map(|h| h.node.as_str()).collect();
     let volumes = outside.world.volumes.cut();
     let volumes = volumes.iter().map(std::sync::Arc::as_ref);
     Ok(Seen {
-        licence: licence(
+        fence_permission: fence_permission(
             server,
             volumes,
-            outside.clock.cuts.nodes(),
+            outside.observations.fence_quota.nodes(),
             &lost,
             cut_now.as_deref(),
             now,
@@ -222,7 +223,7 @@ pub(crate) async fn seen(
         canary: is_canary(volume).then(|| Canary {
             going: volume.metadata.deletion_timestamp.is_some(),
         }),
-        vouch: vouched.map(|word| judge(word, named.as_ref())),
+        node_off_claim: claim.map(|word| judge(word, named.as_ref())),
         cut_now,
         just_opened: status
             .holders_unknown_since
@@ -249,7 +250,7 @@ fn acknowledged(
         })
     };
     let gone = |node: &String| {
-        let facts = node_facts(outside.world, outside.clock, node);
+        let facts = node_facts(outside.world, outside.observations, node);
         facts.gone_for.is_some_and(|gone| gone >= outside.patience.grace)
     };
     let counts = |f: &Fenced| now.as_second() - f.at.0.as_second() < FENCE_WINDOW;
@@ -260,7 +261,7 @@ fn acknowledged(
         .collect()
 }
 
-fn attachment_view(attachment: &RdsAttachment, vouches: bool, volume: &RdsVolumeStatus) -> AttachmentView {
+fn attachment_view(attachment: &RdsAttachment, confirms_connection: bool, volume: &RdsVolumeStatus) -> AttachmentView {
     let status = attachment.status.as_ref();
     let said = status.and_then(|s| find_condition(&s.conditions, ADMITTED));
     AttachmentView {
@@ -277,10 +278,10 @@ fn attachment_view(attachment: &RdsAttachment, vouches: bool, volume: &RdsVolume
             None => Said::Nothing,
             Some(c) if c.status == "True" => Said::Admitted(told(attachment, volume).unwrap_or(0)),
             Some(c) if c.reason == WITHDRAWN => Said::Withdrawn,
-            Some(c) if c.reason == VOUCHED => Said::Vouched,
+            Some(c) if c.reason == NODE_OFF => Said::NodeOff,
             Some(c) => Said::Refused(c.reason.clone(), c.message.clone()),
         },
-        vouches,
+        confirms_connection,
         unrecorded: false,
     }
 }
@@ -311,7 +312,7 @@ async fn unrecorded(
         return Ok(false);
     }
     let node = &attachment.spec.node;
-    let cached = node_facts(outside.world, outside.clock, node);
+    let cached = node_facts(outside.world, outside.observations, node);
     if !may_be_connected(attachment, volume.generation, &cached) {
         return Ok(false);
     }

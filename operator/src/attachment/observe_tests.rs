@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::{Request, Response};
 
-use super::clock::Clock;
 use super::decide::Seen;
-use super::model::{HolderView, Standing, VolumeView, Word};
+use super::model::{HolderState, HolderView, VolumeView, Word};
+use super::node_off_claim::NodeOffClaim;
+use super::observations::Observations;
 use super::observe::{Outside, Patience, seen};
-use super::vouch::Vouch;
 use crate::world::{Watched, World};
 
 const NODE: &str = "/api/v1/nodes/n1";
@@ -67,12 +67,12 @@ fn off() -> Value {
 }
 
 fn wishes(deleting: bool) -> Value {
-    let mut wish = json!({"metadata": {"name": "w"}, "spec": {
+    let mut va = json!({"metadata": {"name": "w"}, "spec": {
         "attacher": "rds.csi.srvlab.io", "nodeName": "n1", "source": {"persistentVolumeName": "pvc-1"}}});
     if deleting {
-        wish["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        va["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     }
-    json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachmentList", "metadata": {}, "items": [wish]})
+    json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachmentList", "metadata": {}, "items": [va]})
 }
 
 fn lease(renewed: &str) -> Value {
@@ -103,7 +103,7 @@ async fn volume(
         node: Some(cached_node),
         lease: Some(lease("00:00")),
     };
-    let seen = look(&Clock::default(), status, None, caches, live, &Asked::default()).await;
+    let seen = look(&Observations::default(), status, None, caches, live, &Asked::default()).await;
     Ok(seen?.volume)
 }
 
@@ -119,7 +119,7 @@ type Asked = Arc<Mutex<Vec<String>>>;
 
 /// What a decision sees of the volume with that status, and with that word about a node that is off.
 async fn look(
-    clock: &Clock,
+    observations: &Observations,
     status: Value,
     word: Option<&str>,
     caches: Caches,
@@ -188,7 +188,7 @@ async fn look(
     let minute = Duration::from_secs(60);
     let outside = Outside {
         world: &world,
-        clock,
+        observations,
         patience: Patience {
             grace: minute,
             lease: minute,
@@ -218,11 +218,11 @@ async fn i8_who_is_wanted_by_a_volume_attachment_is_never_lost() {
     let seen = async |live: &[(&str, Value)]| holder(Some(record(true)), node("b1", off()), live).await;
     let there = (NODE, node("b1", off()));
     let lost = [there.clone(), (WISHES, wishes(true))];
-    assert_eq!(seen(&[there]).await.unwrap().standing, Standing::Lost);
-    assert_eq!(seen(&lost).await.unwrap().standing, Standing::Lost);
+    assert_eq!(seen(&[there]).await.unwrap().state, HolderState::Lost);
+    assert_eq!(seen(&lost).await.unwrap().state, HolderState::Lost);
     assert_eq!(
-        seen(&[(WISHES, wishes(false))]).await.unwrap().standing,
-        Standing::Doubtful
+        seen(&[(WISHES, wishes(false))]).await.unwrap().state,
+        HolderState::Doubtful
     );
     // No answer is no empty list (R59).
     assert!(seen(&[(WISHES, Value::Null)]).await.is_err());
@@ -233,12 +233,12 @@ async fn i8_an_attachment_that_the_cache_has_not_seen_is_not_gone() {
     let path = record_path();
     let seen = async |live: &[(&str, Value)]| holder(None, node("b1", json!([])), live).await;
     let there = seen(&[(&path, record(false))]).await.unwrap();
-    assert_eq!((there.standing, there.word), (Standing::Alive, Word::Intent));
+    assert_eq!((there.state, there.word), (HolderState::Alive, Word::Intent));
     let mut another = record(false);
     another["metadata"]["uid"] = json!("u2");
     let there = (NODE, node("b1", json!([])));
     for live in [vec![there.clone()], vec![there.clone(), (path.as_str(), another)]] {
-        assert_eq!(seen(&live).await.unwrap().standing, Standing::Lost, "{live:?}");
+        assert_eq!(seen(&live).await.unwrap().state, HolderState::Lost, "{live:?}");
     }
     assert!(seen(&[(&path, Value::Null)]).await.is_err());
 }
@@ -280,22 +280,22 @@ async fn i8_nobody_is_lost_by_caches_that_stand_still() {
     };
     let (same, later, nothing) = (lease("00:00"), lease("00:05"), Asked::default());
     for (cached, live, renewed, want) in [
-        (unready(), unready(), same.clone(), Standing::Lost),
-        (unready(), unready(), later.clone(), Standing::Doubtful),
-        (unready(), node("b1", json!([])), later.clone(), Standing::Leaving),
-        (unready(), node("b1", json!([])), same.clone(), Standing::Doubtful),
-        (node("b1", off()), node("b1", off()), same.clone(), Standing::Lost),
+        (unready(), unready(), same.clone(), HolderState::Lost),
+        (unready(), unready(), later.clone(), HolderState::Doubtful),
+        (unready(), node("b1", json!([])), later.clone(), HolderState::Leaving),
+        (unready(), node("b1", json!([])), same.clone(), HolderState::Doubtful),
+        (node("b1", off()), node("b1", off()), same.clone(), HolderState::Lost),
         (
             node("b1", off()),
             node("b1", json!([])),
             later.clone(),
-            Standing::Leaving,
+            HolderState::Leaving,
         ),
     ] {
-        let clock = Clock::default();
+        let observations = Observations::default();
         let pass = async |live: &[(&str, Value)]| {
-            let seen = look(&clock, held(), None, caches(cached.clone()), live, &nothing).await;
-            seen.map(|s| s.volume.holders[0].standing)
+            let seen = look(&observations, held(), None, caches(cached.clone()), live, &nothing).await;
+            seen.map(|s| s.volume.holders[0].state)
         };
         let answers = [(NODE, live.clone()), (LEASE, renewed.clone())];
         pass(&[(NODE, cached.clone()), (LEASE, same.clone())]).await.unwrap();
@@ -320,22 +320,22 @@ async fn i8_a_live_renewal_counts_from_when_it_was_read() {
         lease: Some(lease("00:00")),
     };
     for renewed in [Some(lease("00:05")), None] {
-        let clock = Clock::default();
+        let observations = Observations::default();
         let answers: Vec<_> = [Some((NODE, unready())), renewed.map(|l| (LEASE, l))]
             .into_iter()
             .flatten()
             .collect();
         let pass = async || {
-            let seen = look(&clock, held(), None, caches.clone(), &answers, &Asked::default()).await;
-            seen.unwrap().volume.holders[0].standing
+            let seen = look(&observations, held(), None, caches.clone(), &answers, &Asked::default()).await;
+            seen.unwrap().volume.holders[0].state
         };
         pass().await;
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(pass().await, Standing::Doubtful);
+        assert_eq!(pass().await, HolderState::Doubtful);
         tokio::time::advance(Duration::from_secs(59)).await;
-        assert_eq!(pass().await, Standing::Doubtful);
+        assert_eq!(pass().await, HolderState::Doubtful);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(pass().await, Standing::Lost, "it has fallen silent since");
+        assert_eq!(pass().await, HolderState::Lost, "it has fallen silent since");
     }
 }
 
@@ -347,11 +347,11 @@ async fn i8_a_node_that_is_there_is_not_gone() {
         lease: None,
     };
     let there = vec![(NODE, node("b1", json!([])))];
-    for (live, want) in [(vec![], Standing::Lost), (there, Standing::Doubtful)] {
-        let clock = Clock::default();
+    for (live, want) in [(vec![], HolderState::Lost), (there, HolderState::Doubtful)] {
+        let observations = Observations::default();
         let pass = async || {
-            let seen = look(&clock, held(), None, caches.clone(), &live, &Asked::default()).await;
-            seen.unwrap().volume.holders[0].standing
+            let seen = look(&observations, held(), None, caches.clone(), &live, &Asked::default()).await;
+            seen.unwrap().volume.holders[0].state
         };
         pass().await;
         tokio::time::advance(Duration::from_secs(60)).await;
@@ -369,17 +369,25 @@ async fn i8_a_word_that_a_node_is_off_is_judged_by_a_live_lease() {
     };
     let there = (NODE, node("b1", json!([])));
     for (renewed, believed) in [("00:00", true), ("00:05", false)] {
-        let clock = Clock::default();
+        let observations = Observations::default();
         let pass = async |live: &[(&str, Value)]| {
-            let seen = look(&clock, held(), Some("n1/b1"), caches.clone(), live, &Asked::default()).await;
-            seen.map(|s| s.vouch)
+            let seen = look(
+                &observations,
+                held(),
+                Some("n1/b1"),
+                caches.clone(),
+                live,
+                &Asked::default(),
+            )
+            .await;
+            seen.map(|s| s.node_off_claim)
         };
         let answers = [there.clone(), (LEASE, lease(renewed))];
-        assert_eq!(pass(&answers).await.unwrap(), Some(Vouch::NotYet));
+        assert_eq!(pass(&answers).await.unwrap(), Some(NodeOffClaim::NotYet));
         tokio::time::advance(Duration::from_secs(60)).await;
         match pass(&answers).await.unwrap() {
-            Some(Vouch::Believed(uid)) => assert!(believed && uid == "u1"),
-            Some(Vouch::Refused(why)) => assert!(!believed && why.contains("renews its Lease"), "{why}"),
+            Some(NodeOffClaim::Believed(uid)) => assert!(believed && uid == "u1"),
+            Some(NodeOffClaim::Refused(why)) => assert!(!believed && why.contains("renews its Lease"), "{why}"),
             other => panic!("{other:?}"),
         }
         assert!(pass(&[there.clone(), (LEASE, Value::Null)]).await.is_err());
@@ -393,14 +401,16 @@ async fn nothing_is_read_live_while_nobody_is_lost_or_asked_about() {
         (false, unready()),
         (true, node("b1", json!([]))),
     ] {
-        let (clock, asked) = (Clock::default(), Asked::default());
+        let (observations, asked) = (Observations::default(), Asked::default());
         let caches = Caches {
             attachment: Some(record(going)),
             node: Some(node),
             lease: Some(lease("00:00")),
         };
         for _ in 0..2 {
-            look(&clock, held(), None, caches.clone(), &[], &asked).await.unwrap();
+            look(&observations, held(), None, caches.clone(), &[], &asked)
+                .await
+                .unwrap();
             tokio::time::advance(Duration::from_secs(60)).await;
         }
         assert!(asked.lock().unwrap().is_empty(), "{asked:?}");
@@ -414,43 +424,47 @@ async fn i4_a_deferred_holder_stays_lost_and_its_reboot_is_still_told() {
     status["holders"][0]["deferred"] = json!({"at": "2026-01-01T00:00:00Z", "intent": {
         "bootID": "b1", "systemUUID": "s", "machineID": "m", "nodeUID": "n1", "generation": 1}});
     let status = &status;
-    let pass = async |object: Option<Value>, boot: &str, live: &[(&str, Value)], clock: &Clock, word: Option<&str>| {
+    let pass = async |object: Option<Value>,
+                      boot: &str,
+                      live: &[(&str, Value)],
+                      observations: &Observations,
+                      word: Option<&str>| {
         let caches = Caches {
             attachment: object,
             node: Some(node(boot, json!([]))),
             lease: Some(lease("00:00")),
         };
-        look(clock, status.clone(), word, caches, live, &Asked::default())
+        look(observations, status.clone(), word, caches, live, &Asked::default())
             .await
             .unwrap()
     };
-    let clock = Clock::default();
+    let observations = Observations::default();
     // Its node is well, and wants the volume anew: it has never let go.
-    let seen = pass(None, "b1", &[(WISHES, wishes(false))], &clock, None).await;
+    let seen = pass(None, "b1", &[(WISHES, wishes(false))], &observations, None).await;
     let holder = &seen.volume.holders[0];
     assert_eq!(
-        (holder.standing, holder.word, holder.deferred),
-        (Standing::Lost, Word::Intent, true)
+        (holder.state, holder.word, holder.deferred),
+        (HolderState::Lost, Word::Intent, true)
     );
     let later = [(NODE, node("b2", json!([])))];
-    let seen = pass(None, "b2", &later, &clock, None).await;
+    let seen = pass(None, "b2", &later, &observations, None).await;
     assert_eq!(seen.volume.holders[0].word, Word::Rebooted);
     tokio::time::advance(Duration::from_secs(60)).await;
     let off = [(NODE, node("b1", json!([]))), (LEASE, lease("00:00"))];
-    let seen = pass(None, "b1", &off, &clock, Some("n1/b1")).await;
-    assert_eq!(seen.vouch, Some(Vouch::Believed("u1".into())));
-    let seen = pass(None, "b1", &off, &clock, Some("n1/b0")).await;
-    assert!(matches!(seen.vouch, Some(Vouch::Refused(why)) if why.contains("recorded boot")));
+    let seen = pass(None, "b1", &off, &observations, Some("n1/b1")).await;
+    assert_eq!(seen.node_off_claim, Some(NodeOffClaim::Believed("u1".into())));
+    let seen = pass(None, "b1", &off, &observations, Some("n1/b0")).await;
+    assert!(matches!(seen.node_off_claim, Some(NodeOffClaim::Refused(why)) if why.contains("recorded boot")));
     // While its object is there, that counts; and it goes only once all that it says is recorded.
     let mut object = record(true);
     assert!(
-        pass(Some(object.clone()), "b1", &off, &clock, None)
+        pass(Some(object.clone()), "b1", &off, &observations, None)
             .await
             .volume
             .holders[0]
             .deferred
     );
     object["status"]["agent"]["intent"]["bootID"] = json!("b2");
-    let seen = pass(Some(object), "b2", &off, &clock, None).await;
+    let seen = pass(Some(object), "b2", &off, &observations, None).await;
     assert!(!seen.volume.holders[0].deferred);
 }

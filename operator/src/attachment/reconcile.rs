@@ -18,11 +18,11 @@ use crate::events::Announcer;
 use crate::queue::Action;
 use crate::routeros::{Client, Generation, Guard, Nonce, Nqn, OwnerTag, RdsError};
 
+use super::admission_gate::AdmissionGate;
 use super::api::{ApiError, Store};
 use super::decide::{Did, Owed, Release, Said, Seen, Step, decide};
 use super::explain;
-use super::gate::Gate;
-use super::licence::full;
+use super::fence_permission::full;
 use super::migration::turn;
 use super::observe::{Outside, seen};
 use super::record::{Change, changed};
@@ -49,7 +49,7 @@ pub(crate) struct Place<'a> {
     /// The base NQN.
     pub(crate) base: String,
     /// Which volumes were looked at for what a lost object store has lost.
-    pub(crate) gate: &'a Gate,
+    pub(crate) gate: &'a AdmissionGate,
 }
 
 /// One pass over the attachments of one volume. `None`: nothing is waited for.
@@ -83,7 +83,7 @@ pub(crate) async fn reconcile(
         match step {
             Step::Rest(owed) => return rest(volume, &store, owed, &seen, announcer).await,
             Step::Withdraw(uid) => store.withdraw(outside, &uid).await?,
-            Step::Vouch(uid) => store.vouched(outside, &uid).await?,
+            Step::SayNodeOff(uid) => store.say_node_off(outside, &uid).await?,
             Step::Recall(ask, role) => {
                 let node = ask.node.clone();
                 swap(volume, &store, &Change::Admit(ask, role), now).await?;
@@ -117,7 +117,7 @@ pub(crate) async fn reconcile(
                     store.drop_annotation(volume, ANNOTATION_NODE_IS_OFF).await?;
                 }
             }
-            Step::RefuseVouch(why) => {
+            Step::RefuseNodeOffClaim(why) => {
                 announcer.not_believed(volume, &why);
                 store.drop_annotation(volume, ANNOTATION_NODE_IS_OFF).await?;
             }
@@ -135,7 +135,7 @@ pub(crate) async fn reconcile(
                 // Told once it is recorded: one that loses the compare-and-swap is tried again, and would be told again.
                 if let Err(error) = swap(volume, &store, &begin, now).await {
                     if refused(&error) {
-                        outside.clock.cuts.give_back(&node, &volume.name_any());
+                        outside.observations.fence_quota.give_back(&node, &volume.name_any());
                     }
                     return Err(error);
                 }
@@ -213,10 +213,13 @@ fn reserve(volume: &RdsVolume, outside: &Outside<'_>, seen: &Seen, node: &str) -
         return true;
     }
     let volumes = outside.world.volumes.cut();
-    outside.clock.cuts.reserve(node, &volume.name_any(), |begun| {
-        let volumes = volumes.iter().map(std::sync::Arc::as_ref);
-        full(volumes, begun, &[node], seen.cut_now.as_deref(), seen.now).is_none()
-    })
+    outside
+        .observations
+        .fence_quota
+        .reserve(node, &volume.name_any(), |begun| {
+            let volumes = volumes.iter().map(std::sync::Arc::as_ref);
+            full(volumes, begun, &[node], seen.cut_now.as_deref(), seen.now).is_none()
+        })
 }
 
 fn info_unless_rest(volume: &RdsVolume, step: &Step) {
@@ -329,7 +332,7 @@ async fn rest(
             .volume
             .holders
             .iter()
-            .all(|h| h.standing == super::model::Standing::Alive);
+            .all(|h| h.state == super::model::HolderState::Alive);
     forget_cut(volume, store, seen).await?;
     let line = explain::line(seen, owed.as_ref());
     store.say_fence(volume, owed.as_ref(), line, seen, announcer).await?;

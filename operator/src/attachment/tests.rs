@@ -8,10 +8,10 @@ use rds_crds::attachment::Intent;
 use rds_crds::volume::{AccessMode, Role};
 
 use super::admit::admit;
-use super::decide::{AttachmentView, Canary, Did, Licence, Owed, Release, Said, Seen, Step, decide};
-use super::model::{Ask, FenceView, HolderView, Refusal, Standing, Verdict, VolumeView, Word};
+use super::decide::{AttachmentView, Canary, Did, FencePermission, Owed, Release, Said, Seen, Step, decide};
+use super::model::{Ask, FenceView, HolderState, HolderView, Refusal, Verdict, VolumeView, Word};
+use super::node_off_claim::NodeOffClaim;
 use super::record::{Change, changed};
-use super::vouch::Vouch;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -44,12 +44,12 @@ fn rwx() -> VolumeView {
     volume(true, &[AccessMode::ReadWriteMany])
 }
 
-fn holder(node: &str, standing: Standing) -> HolderView {
+fn holder(node: &str, state: HolderState) -> HolderView {
     HolderView {
         node: node.into(),
         attachment: format!("uid-{node}"),
         role: Role::Primary,
-        standing,
+        state,
         word: Word::Intent,
         unpublished: false,
         deferred: false,
@@ -82,16 +82,16 @@ fn text(verdict: Verdict) -> String {
 
 #[test]
 fn r48_a_second_writer_is_refused_whatever_the_first_is() {
-    for (standing, want) in [
-        (Standing::Alive, Refusal::Conflict),
-        (Standing::Leaving, Refusal::Handoff),
-        (Standing::Lost, Refusal::FencePending),
-        (Standing::Doubtful, Refusal::Conflict),
+    for (state, want) in [
+        (HolderState::Alive, Refusal::Conflict),
+        (HolderState::Leaving, Refusal::Handoff),
+        (HolderState::Lost, Refusal::FencePending),
+        (HolderState::Doubtful, Refusal::Conflict),
     ] {
         let mut volume = rwo();
-        volume.holders = vec![holder("n1", standing)];
+        volume.holders = vec![holder("n1", state)];
         let verdict = admit(&ask("n2", AccessMode::ReadWriteOnce), &volume, at(0));
-        assert_eq!(refusal(verdict.clone()), want, "{standing:?}");
+        assert_eq!(refusal(verdict.clone()), want, "{state:?}");
         assert!(text(verdict).contains("n1"), "the holder is named");
     }
 }
@@ -129,21 +129,21 @@ fn a_pod_alone_fits_a_volume_for_one_node_and_a_reader_fits_any() {
 
 #[test]
 fn i3_a_migration_begins_only_beside_a_holder_that_is_alive() {
-    for (standing, want) in [
-        (Standing::Leaving, Refusal::Handoff),
-        (Standing::Lost, Refusal::FencePending),
-        (Standing::Doubtful, Refusal::Handoff),
+    for (state, want) in [
+        (HolderState::Leaving, Refusal::Handoff),
+        (HolderState::Lost, Refusal::FencePending),
+        (HolderState::Doubtful, Refusal::Handoff),
     ] {
         let mut volume = rwx();
-        volume.holders = vec![holder("n1", standing)];
+        volume.holders = vec![holder("n1", state)];
         assert_eq!(
             refusal(admit(&ask("n2", AccessMode::ReadWriteMany), &volume, at(0))),
             want,
-            "{standing:?}"
+            "{state:?}"
         );
     }
     let mut volume = rwx();
-    volume.holders = vec![holder("n1", Standing::Alive)];
+    volume.holders = vec![holder("n1", HolderState::Alive)];
     let verdict = admit(&ask("n2", AccessMode::ReadWriteMany), &volume, at(1000));
     assert_eq!(
         verdict,
@@ -157,7 +157,7 @@ fn i3_a_migration_begins_only_beside_a_holder_that_is_alive() {
 #[test]
 fn r65_r66_r67_limit_and_overdue() {
     let mut volume = rwx();
-    volume.holders = vec![holder("n1", Standing::Alive), holder("n2", Standing::Alive)];
+    volume.holders = vec![holder("n1", HolderState::Alive), holder("n2", HolderState::Alive)];
     (volume.migration_started, volume.migration_deadline) = (Some(at(0)), Some(at(300)));
     let third = ask("n3", AccessMode::ReadWriteMany);
     assert_eq!(
@@ -179,7 +179,7 @@ fn r65_r66_r67_limit_and_overdue() {
 #[test]
 fn an_overdue_migration_is_refused_once_and_not_anew_with_each_second() {
     let mut world = rwx();
-    world.holders = vec![holder("n1", Standing::Alive), holder("n2", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Alive), holder("n2", HolderState::Alive)];
     (world.migration_started, world.migration_deadline) = (Some(at(0)), Some(at(300)));
     let mut third = attachment("n3", false, Said::Nothing);
     third.ask.mode = AccessMode::ReadWriteMany;
@@ -201,7 +201,7 @@ fn an_overdue_migration_is_refused_once_and_not_anew_with_each_second() {
 fn migration_policy_kubevirt_needs_the_same_machine() {
     let mut volume = rwx();
     volume.kubevirt_only = true;
-    volume.holders = vec![holder("n1", Standing::Alive)];
+    volume.holders = vec![holder("n1", HolderState::Alive)];
     let mut second = ask("n2", AccessMode::ReadWriteMany);
     for (same, wanted) in [(None, Refusal::Handoff), (Some(false), Refusal::MigrationPolicy)] {
         second.same_vm = same;
@@ -230,7 +230,7 @@ fn i4_nobody_enters_while_the_record_may_have_holes() {
 #[test]
 fn readers_join_readers_and_a_writer_waits_for_the_lost_one() {
     let mut volume = volume(false, &[AccessMode::ReadOnlyMany, AccessMode::ReadWriteOnce]);
-    let mut reader = holder("n1", Standing::Lost);
+    let mut reader = holder("n1", HolderState::Lost);
     reader.role = Role::Reader;
     volume.holders = vec![reader];
     let verdict = admit(&ask("n2", AccessMode::ReadOnlyMany), &volume, at(0));
@@ -251,10 +251,10 @@ fn seen(volume: VolumeView, attachments: Vec<AttachmentView>) -> Seen {
     Seen {
         volume,
         attachments,
-        licence: Licence::Granted,
+        fence_permission: FencePermission::Granted,
         acknowledged: vec![],
         cut_now: None,
-        vouch: None,
+        node_off_claim: None,
         canary: None,
         just_opened: false,
         did: None,
@@ -268,7 +268,7 @@ fn attachment(node: &str, deleting: bool, said: Said) -> AttachmentView {
         ask: ask(node, AccessMode::ReadWriteOnce),
         deleting,
         said,
-        vouches: false,
+        confirms_connection: false,
         unrecorded: false,
     }
 }
@@ -276,7 +276,7 @@ fn attachment(node: &str, deleting: bool, said: Said) -> AttachmentView {
 #[test]
 fn i4_a_holder_leaves_only_after_permission_was_withdrawn_and_on_its_final_word() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Leaving)];
+    world.holders = vec![holder("n1", HolderState::Leaving)];
     let mut now = seen(world, vec![attachment("n1", true, Said::Admitted(1))]);
     now.volume.holders[0].word = Word::Disconnected;
     assert_eq!(decide(&now), Step::Withdraw("uid-n1".into()));
@@ -297,7 +297,7 @@ fn i4_a_holder_leaves_only_after_permission_was_withdrawn_and_on_its_final_word(
 #[test]
 fn a_final_word_does_not_release_an_attachment_that_is_still_wanted() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Alive)];
     world.holders[0].word = Word::Disconnected;
     assert_eq!(
         decide(&seen(world, vec![attachment("n1", false, Said::Admitted(1))])),
@@ -308,7 +308,7 @@ fn a_final_word_does_not_release_an_attachment_that_is_still_wanted() {
 #[test]
 fn a_fence_goes_on_from_its_recorded_phase() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Lost)];
+    world.holders = vec![holder("n1", HolderState::Lost)];
     let mut now = seen(world, vec![]);
     assert_eq!(decide(&now), Step::BeginFence("n1".into(), "uid-n1".into()));
     now.volume.fence = Some(FenceView {
@@ -336,7 +336,7 @@ fn a_fence_goes_on_from_its_recorded_phase() {
 #[test]
 fn no_fence_begins_while_the_appliance_cannot_be_asked() {
     let mut world = rwx();
-    world.holders = vec![holder("n1", Standing::Lost)];
+    world.holders = vec![holder("n1", HolderState::Lost)];
     let mut now = seen(world, vec![]);
     now.appliance_failed = true;
     let Step::Rest(Some(owed)) = decide(&now) else {
@@ -351,7 +351,7 @@ fn no_fence_begins_while_the_appliance_cannot_be_asked() {
 #[test]
 fn a_lost_reader_holds_up_other_readers_as_little_as_it_writes() {
     let mut world = volume(false, &[AccessMode::ReadOnlyMany, AccessMode::ReadWriteOnce]);
-    world.holders = vec![holder("n1", Standing::Lost), holder("n2", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Lost), holder("n2", HolderState::Alive)];
     world.holders.iter_mut().for_each(|h| h.role = Role::Reader);
     let mut leaving = attachment("n1", true, Said::Withdrawn);
     leaving.ask.mode = AccessMode::ReadOnlyMany;
@@ -385,7 +385,7 @@ fn a_lost_reader_holds_up_other_readers_as_little_as_it_writes() {
 #[test]
 fn d4_a_live_peer_is_never_cut_without_a_persons_word() {
     let mut world = rwx();
-    world.holders = vec![holder("n1", Standing::Lost), holder("n2", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Lost), holder("n2", HolderState::Alive)];
     let mut now = seen(world, vec![attachment("n1", true, Said::Withdrawn)]);
     assert_eq!(decide(&now), Step::Defer("uid-n1".into()), "what it says is kept first");
     now.volume.holders[0].deferred = true;
@@ -409,17 +409,17 @@ fn d4_a_live_peer_is_never_cut_without_a_persons_word() {
         "the peer has no publish left"
     );
     now.volume.holders[1].unpublished = false;
-    for standing in [Standing::Doubtful, Standing::Leaving] {
-        now.volume.holders[1].standing = standing;
-        assert!(matches!(decide(&now), Step::Rest(Some(_))), "{standing:?}");
+    for state in [HolderState::Doubtful, HolderState::Leaving] {
+        now.volume.holders[1].state = state;
+        assert!(matches!(decide(&now), Step::Rest(Some(_))), "{state:?}");
     }
 }
 
 #[test]
 fn d4_the_detach_of_every_lost_holder_ends_beside_a_live_peer() {
     let mut world = rwx();
-    world.holders = ["n1", "n2"].map(|node| holder(node, Standing::Lost)).into();
-    world.holders.push(holder("n3", Standing::Alive));
+    world.holders = ["n1", "n2"].map(|node| holder(node, HolderState::Lost)).into();
+    world.holders.push(holder("n3", HolderState::Alive));
     let going = |node: &str| attachment(node, true, Said::Withdrawn);
     let mut now = seen(world, vec![going("n1"), going("n2")]);
     for (at, node) in ["n1", "n2"].into_iter().enumerate() {
@@ -436,14 +436,14 @@ fn d4_the_detach_of_every_lost_holder_ends_beside_a_live_peer() {
     // A holder that is not lost keeps its object.
     now.cut_now = None;
     now.attachments = vec![going("n3")];
-    now.volume.holders[2].standing = Standing::Leaving;
+    now.volume.holders[2].state = HolderState::Leaving;
     assert!(matches!(decide(&now), Step::Rest(Some(_))));
 }
 
 #[test]
 fn who_is_deferred_was_not_removed_by_force() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Doubtful)];
+    world.holders = vec![holder("n1", HolderState::Doubtful)];
     let mut asks = attachment("n2", false, Said::Nothing);
     let Verdict::Refuse(why, text) = admit(&asks.ask, &world, at(0)) else {
         panic!()
@@ -486,7 +486,7 @@ fn a_deferral_is_kept_in_the_record_until_its_node_has_a_new_attachment() {
 #[test]
 fn i19_without_licence_nothing_is_cut() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Lost)];
+    world.holders = vec![holder("n1", HolderState::Lost)];
     let mut now = seen(
         world,
         vec![
@@ -494,7 +494,7 @@ fn i19_without_licence_nothing_is_cut() {
             attachment("n2", false, Said::Nothing),
         ],
     );
-    now.licence = Licence::Withheld("FenceProven is not True".into());
+    now.fence_permission = FencePermission::Withheld("FenceProven is not True".into());
     assert!(matches!(decide(&now), Step::Deny(uid, Refusal::FencePending, _) if uid == "uid-n2"));
     now.attachments.truncate(1);
     let Step::Rest(Some(owed)) = decide(&now) else { panic!() };
@@ -510,7 +510,7 @@ fn i19_without_licence_nothing_is_cut() {
 #[test]
 fn admission_is_said_once_and_again_after_a_new_generation() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Alive)];
     let mut now = seen(world, vec![attachment("n1", false, Said::Nothing)]);
     assert_eq!(decide(&now), Step::Grant("uid-n1".into()));
     now.attachments[0].said = Said::Admitted(1);
@@ -537,7 +537,7 @@ fn i4_holes_in_the_record_are_closed_by_the_nodes_own_word_or_by_a_cut_of_everyb
         "who is connected may not have had the time to say so"
     );
     asking.just_opened = false;
-    asking.licence = Licence::Withheld("not proven".into());
+    asking.fence_permission = FencePermission::Withheld("not proven".into());
     let Step::Deny(_, Refusal::FencePending, text) = decide(&asking) else {
         panic!("{:?}", decide(&asking))
     };
@@ -552,9 +552,9 @@ fn i4_holes_in_the_record_are_closed_by_the_nodes_own_word_or_by_a_cut_of_everyb
             attachment("n2", false, refused),
         ],
     );
-    both.attachments[0].vouches = true;
+    both.attachments[0].confirms_connection = true;
     assert!(matches!(decide(&both), Step::Admit(ask, Role::Primary, None) if ask.node == "n1"));
-    both.volume.holders = vec![holder("n1", Standing::Alive)];
+    both.volume.holders = vec![holder("n1", HolderState::Alive)];
     assert!(matches!(decide(&both), Step::Deny(uid, Refusal::Conflict, _) if uid == "uid-n2"));
     // It leaves: now all of before are cut, and only then the other gets in.
     both.attachments.remove(0);
@@ -566,7 +566,7 @@ fn i4_holes_in_the_record_are_closed_by_the_nodes_own_word_or_by_a_cut_of_everyb
 fn d4_a_second_side_of_a_migration_waits_for_holes_without_a_cut() {
     let mut world = rwx();
     world.holders_unknown = true;
-    world.holders = vec![holder("n1", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Alive)];
     let mut ask = attachment("n2", false, Said::Nothing);
     ask.ask.mode = AccessMode::ReadWriteMany;
     let mut now = seen(world, vec![attachment("n1", false, Said::Admitted(1)), ask]);
@@ -580,7 +580,7 @@ fn d4_a_second_side_of_a_migration_waits_for_holes_without_a_cut() {
 #[test]
 fn i4_a_holder_whose_object_was_removed_by_force_is_succeeded_only_by_its_own_machine() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Leaving)];
+    world.holders = vec![holder("n1", HolderState::Leaving)];
     let mut again = attachment("n1", false, Said::Nothing);
     again.ask.attachment = "uid-new".into();
     let mut now = seen(world, vec![again]);
@@ -591,7 +591,7 @@ fn i4_a_holder_whose_object_was_removed_by_force_is_succeeded_only_by_its_own_ma
     assert!(matches!(decide(&now), Step::Rest(Some(Owed { why, .. })) if why.contains("removed by force")));
     now.cut_now = Some("n1".into());
     assert_eq!(decide(&now), Step::BeginFence("n1".into(), "uid-n1".into()));
-    now.attachments[0].vouches = true;
+    now.attachments[0].confirms_connection = true;
     assert_eq!(decide(&now), Step::Succeed("uid-n1".into(), "uid-new".into()));
     // While the old object is there, it is a plain hand-over on one node.
     now.attachments.push(attachment("n1", true, Said::Withdrawn));
@@ -602,23 +602,23 @@ fn i4_a_holder_whose_object_was_removed_by_force_is_succeeded_only_by_its_own_ma
 #[test]
 fn i4_a_persons_word_releases_without_a_cut_and_ends_a_deferred_fence() {
     let mut world = rwx();
-    world.holders = vec![holder("n1", Standing::Lost), holder("n2", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Lost), holder("n2", HolderState::Alive)];
     let mut now = seen(world, vec![attachment("n1", true, Said::Admitted(1))]);
-    now.licence = Licence::Withheld("Plan".into());
-    now.vouch = Some(Vouch::Believed("uid-n1".into()));
+    now.fence_permission = FencePermission::Withheld("Plan".into());
+    now.node_off_claim = Some(NodeOffClaim::Believed("uid-n1".into()));
     assert_eq!(decide(&now), Step::Withdraw("uid-n1".into()), "permission goes first");
     now.attachments[0].said = Said::Withdrawn;
     assert_eq!(
         decide(&now),
-        Step::Vouch("uid-n1".into()),
+        Step::SayNodeOff("uid-n1".into()),
         "then its own word counts no longer"
     );
-    now.attachments[0].said = Said::Vouched;
+    now.attachments[0].said = Said::NodeOff;
     assert_eq!(decide(&now), Step::Release("uid-n1".into(), Release::NodeIsOff));
-    now.vouch = Some(Vouch::Refused("it is on".into()));
-    assert_eq!(decide(&now), Step::RefuseVouch("it is on".into()));
-    for vouch in [Some(Vouch::NotYet), None] {
-        now.vouch = vouch;
+    now.node_off_claim = Some(NodeOffClaim::Refused("it is on".into()));
+    assert_eq!(decide(&now), Step::RefuseNodeOffClaim("it is on".into()));
+    for claim in [Some(NodeOffClaim::NotYet), None] {
+        now.node_off_claim = claim;
         assert_eq!(decide(&now), Step::Defer("uid-n1".into()), "still deferred");
     }
     now.volume.fence = Some(FenceView {
@@ -626,16 +626,16 @@ fn i4_a_persons_word_releases_without_a_cut_and_ends_a_deferred_fence() {
         attachment: "uid-n1".into(),
         cut: false,
     });
-    now.vouch = Some(Vouch::Believed("uid-n1".into()));
+    now.node_off_claim = Some(NodeOffClaim::Believed("uid-n1".into()));
     assert_eq!(decide(&now), Step::Cut, "a cut that has begun goes on");
 }
 
 #[test]
 fn d4_a_live_holder_is_cut_only_on_a_canary() {
     let mut world = volume(true, &[AccessMode::ReadWriteOnce]);
-    world.holders = vec![holder("n1", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Alive)];
     let mut now = seen(world, vec![attachment("n1", false, Said::Admitted(1))]);
-    now.licence = Licence::Withheld("not proven yet: this is how it is proven".into());
+    now.fence_permission = FencePermission::Withheld("not proven yet: this is how it is proven".into());
     now.cut_now = Some("n1".into());
     assert_eq!(decide(&now), Step::Rest(None), "no canary");
     let begin = Step::BeginFence("n1".into(), "uid-n1".into());
@@ -682,7 +682,7 @@ fn i4_a_holder_that_was_taken_out_by_hand_comes_back_first() {
     assert!(matches!(decide(&now), Step::Admit(ask, Role::Primary, None) if ask.node == "n1"));
     // Where its node is recorded under the UID of an object that was removed by force, it takes that place once it is connected.
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Doubtful)];
+    world.holders = vec![holder("n1", HolderState::Doubtful)];
     world.holders[0].attachment = "uid-old".into();
     let mut again = attachment("n1", false, Said::Nothing);
     again.unrecorded = true;
@@ -692,11 +692,11 @@ fn i4_a_holder_that_was_taken_out_by_hand_comes_back_first() {
         "{:?}",
         decide(&now)
     );
-    now.attachments[0].vouches = true;
+    now.attachments[0].confirms_connection = true;
     assert_eq!(decide(&now), Step::Succeed("uid-old".into(), "uid-n1".into()));
     // Beside another one it is recorded as what it is: a second writer, and nobody else gets in.
     let mut world = rwo();
-    world.holders = vec![holder("n2", Standing::Alive)];
+    world.holders = vec![holder("n2", HolderState::Alive)];
     let mut second = attachment("n1", true, Said::Withdrawn);
     second.unrecorded = true;
     assert!(matches!(
@@ -709,7 +709,7 @@ fn i4_a_holder_that_was_taken_out_by_hand_comes_back_first() {
 #[test]
 fn i3_an_admission_that_nobody_recorded_is_taken_back() {
     let mut world = rwo();
-    world.holders = vec![holder("n1", Standing::Alive)];
+    world.holders = vec![holder("n1", HolderState::Alive)];
     let now = seen(
         world,
         vec![

@@ -78,9 +78,9 @@ fn unwanted(driver: &str, asked: Vec<Asked>, wishes: &[VolumeAttachment], volume
         })
         .collect();
     let (mut wanted, mut unclear) = (BTreeSet::new(), BTreeSet::new());
-    for wish in wishes.iter().filter(|w| w.spec.attacher == driver) {
-        let node = wish.spec.node_name.as_str();
-        let volume = wish.spec.source.persistent_volume_name.as_deref();
+    for va in wishes.iter().filter(|w| w.spec.attacher == driver) {
+        let node = va.spec.node_name.as_str();
+        let volume = va.spec.source.persistent_volume_name.as_deref();
         match volume.and_then(|name| handles.get(name)) {
             Some(handle) => wanted.insert((*handle, node)),
             None => unclear.insert(node),
@@ -106,7 +106,7 @@ mod tests {
         }
     }
 
-    fn wish(driver: &str, pv: &str, node: &str) -> VolumeAttachment {
+    fn va(driver: &str, pv: &str, node: &str) -> VolumeAttachment {
         serde_json::from_value(
             json!({"metadata": {"name": "w", "deletionTimestamp": "2026-01-01T00:00:00Z"},
             "spec": {"attacher": driver, "nodeName": node, "source": {"persistentVolumeName": pv}}}),
@@ -125,9 +125,9 @@ mod tests {
     async fn what_nobody_wants_for_ten_minutes_is_ended_and_nothing_else() {
         let volumes = [pv("pv-1", "by-hand"), pv("pv-2", "pv-2")];
         let wishes = [
-            wish("d", "pv-1", "n1"), // wanted, under another name than that of the volume; even while it goes
-            wish("other", "pv-2", "n1"), // by another driver
-            wish("d", "gone", "n3"), // nobody knows which volume
+            va("d", "pv-1", "n1"),     // wanted, under another name than that of the volume; even while it goes
+            va("other", "pv-2", "n1"), // by another driver
+            va("d", "gone", "n3"),     // nobody knows which volume
         ];
         let all = || {
             vec![
@@ -142,7 +142,7 @@ mod tests {
         assert!(ripe(&wishes).is_empty());
         tokio::time::advance(PATIENCE / 2).await;
         // Wanted once in between: its time begins anew.
-        assert!(ripe(&[&wishes[..], &[wish("d", "pv-2", "n2")]].concat()).is_empty());
+        assert!(ripe(&[&wishes[..], &[va("d", "pv-2", "n2")]].concat()).is_empty());
         tokio::time::advance(PATIENCE / 2).await;
         assert_eq!(ripe(&wishes), [asked("pv-2", "n1")]);
         tokio::time::advance(PATIENCE).await;

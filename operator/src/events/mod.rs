@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 pub(crate) use self::poster::Poster;
+use crate::agent_reports::News;
 use crate::attachment::decide::Release;
 use crate::attachment::model::Refusal;
 use crate::attachment::{AttachmentMetrics, FenceResult, MigrationResult, TestResult, Turn, release_note};
-use crate::report::News;
 use crate::volume::Change;
 
 /// Takes events; [`Poster::run`] posts them. A queue, so that nobody waits for an event to be written.

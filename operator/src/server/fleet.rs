@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rds_crds::{RdsServer, Reason};
 use tokio::time::Instant;
 
-use crate::attachment::Gate;
+use crate::attachment::AdmissionGate;
 use crate::routeros::{Bytes, Client, Inventory, RdsError, Slot};
 
 use super::room::{Limits, Promises, available};
@@ -109,7 +109,7 @@ pub(crate) struct Fleet {
     handles: Mutex<HashMap<String, Arc<Handle>>>,
     attachments_complete: Mutex<Option<Timestamp>>,
     /// Who may be admitted so far.
-    pub(crate) gate: Gate,
+    pub(crate) gate: AdmissionGate,
     /// The last conclusion about each server that was looked at; nothing of one that cannot even be connected to.
     concluded: Mutex<HashMap<String, Option<Fitness>>>,
 }

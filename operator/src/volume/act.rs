@@ -2,8 +2,8 @@
 
 use crate::routeros::{Adopt, Client, CreateDisk, Generation, Guard, OwnerTag, RdsError};
 
+use super::appliance_view::{ApplianceView, Place};
 use super::model::{Fact, Ledger, Mutation};
-use super::sight::{Place, Sight};
 use super::want::Want;
 
 /// Does it; returns what was read back, if that says all about the volume.
@@ -12,8 +12,8 @@ pub(crate) async fn perform(
     client: &Client,
     want: &Want,
     ledger: &Ledger,
-    sight: &Fact<Sight>,
-) -> Result<Option<Sight>, RdsError> {
+    view: &Fact<ApplianceView>,
+) -> Result<Option<ApplianceView>, RdsError> {
     let generation = ledger.generation.unwrap_or(Generation(1));
     // `decide` acts only on a recorded creation; without one the guard matches nothing, as no disk carries such a nonce.
     let nonce = ledger
@@ -26,8 +26,8 @@ pub(crate) async fn perform(
         path: want.id.path.clone(),
         tag,
     };
-    let as_seen = || match sight {
-        Fact::Known(sight) => match sight.place(want) {
+    let as_seen = || match view {
+        Fact::Known(view) => match view.place(want) {
             Place::Ours(_, seen) => Some(tag.at(seen.generation)),
             Place::Free | Place::FileOnly | Place::Taken(_) => None,
         },
@@ -35,7 +35,7 @@ pub(crate) async fn perform(
     };
     // Retire and toggle: the record is one generation ahead of the appliance; after a crash the appliance says which it has.
     let from = || as_seen().unwrap_or_else(|| tag.at(Generation(generation.0.saturating_sub(1))));
-    let one = |row| Ok(Some(Sight::of_row(row)));
+    let one = |row| Ok(Some(ApplianceView::of_row(row)));
     match mutation {
         Mutation::Create => {
             let request = CreateDisk {

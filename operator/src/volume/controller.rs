@@ -19,7 +19,7 @@ use crate::telemetry::chain;
 use crate::world::World;
 
 use super::api::ApiError;
-use super::lonely;
+use super::orphan_attachments;
 use super::reconcile::{Context, reconcile};
 
 /// A volume that shall be looked at, by name.
@@ -35,7 +35,7 @@ pub(crate) async fn run(
     let changes = relevant(context.world.volumes.changes());
     let triggers = stream::unfold(triggers, |mut rx| async move { rx.recv().await.map(|name| (name, rx)) });
     let names = stream::select(stream::select(changes, triggers), neighbours(&context.world));
-    let lonely = lonely::run(context.world.clone(), stop.clone());
+    let lonely = orphan_attachments::run(context.world.clone(), stop.clone());
     let names = names.map(|name| (name, Duration::ZERO));
     let work = queue::work(names, concurrency.into(), stop, |name| pass(name, context.clone()));
     tokio::join!(work, lonely);

@@ -8,19 +8,19 @@ use rds_crds::Reason;
 
 use crate::routeros::{Generation, Ownership};
 
+use super::appliance_view::{ApplianceView, Place, Token, token};
 use super::decide::{exported, failure, no_room, recover, retry};
 use super::model::{Change, CreationRecord, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, Step};
-use super::sight::{Place, Sight, Token, token};
 use super::want::Want;
 
 /// Nothing was sent yet, or the appliance refused and proved that it did nothing.
 pub(super) fn begin(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
     // A generation without a creation: somebody emptied part of the status. Look before anything else.
     if want.adopt || (ledger.creation.is_none() && ledger.generation.is_some()) {
-        match &seen.sight {
+        match &seen.view {
             Fact::NotRead => return Step::Look,
             Fact::Unknown(problem) => return retry(problem, ledger),
-            Fact::Known(sight) => match sight.place(want) {
+            Fact::Known(view) => match view.place(want) {
                 Place::Ours(row, tag) => return recover(row, tag, tag.generation),
                 Place::Free if want.adopt => {
                     let why = format!(
@@ -29,7 +29,7 @@ pub(super) fn begin(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
                     );
                     return Report::stalled(Reason::Invalid, why).rest(Recheck::Slowly);
                 }
-                Place::FileOnly | Place::Taken(_) if want.adopt => return adoptable(want, sight),
+                Place::FileOnly | Place::Taken(_) if want.adopt => return adoptable(want, view),
                 Place::Free | Place::FileOnly | Place::Taken(_) => {}
             },
         }
@@ -45,10 +45,10 @@ pub(super) fn begin(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
 }
 
 /// An existing disk is bound only with exactly this slot, path and size, and without anybody's tag (I11).
-fn adoptable(want: &Want, sight: &Sight) -> Step {
+fn adoptable(want: &Want, view: &ApplianceView) -> Step {
     let no = |why: String| Report::stalled(Reason::Taken, why).rest(Recheck::Slowly);
-    let Some(row) = sight.rows.iter().find(|r| r.is_at(&want.id.slot, &want.id.path)) else {
-        let found: Vec<String> = sight
+    let Some(row) = view.rows.iter().find(|r| r.is_at(&want.id.slot, &want.id.path)) else {
+        let found: Vec<String> = view
             .rows
             .iter()
             .map(|r| format!("{} with {}", r.slot, r.path.as_deref().unwrap_or("no file")))
@@ -84,7 +84,7 @@ fn adoptable(want: &Want, sight: &Sight) -> Step {
             row.slot, want.size
         ));
     }
-    if sight.second_row(want).is_some() || sight.nqn_thief(want).is_some() {
+    if view.second_row(want).is_some() || view.conflicting_nqn(want).is_some() {
         return no(format!(
             "another disk uses the file {} or the NQN {}",
             want.id.path, want.id.nqn
@@ -101,13 +101,13 @@ pub(super) fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen
     if let Some(problem) = failure(seen).filter(|p| p.unknown || p.reason == Reason::Unreachable) {
         return retry(problem, ledger);
     }
-    let sight = match &seen.sight {
+    let view = match &seen.view {
         Fact::NotRead if seen.own_record && seen.last.is_none() => return Step::Do(command),
         Fact::NotRead => return Step::Look,
         Fact::Unknown(problem) => return retry(problem, ledger),
-        Fact::Known(sight) => sight,
+        Fact::Known(view) => view,
     };
-    match sight.place(want) {
+    match view.place(want) {
         Place::Ours(row, tag) => match token(tag, generation, &record.nonce) {
             Token::Current if !exported(want, row) => match failure(seen) {
                 Some(problem) if matches!(seen.last, Some((Mutation::Export, _))) => refused(problem),
@@ -127,7 +127,7 @@ pub(super) fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen
             None => Step::Record(Change::BeginCreation),
         },
         Place::FileOnly | Place::Taken(_)
-            if want.adopt && failure(seen).is_none() && matches!(adoptable(want, sight), Step::Record(_)) =>
+            if want.adopt && failure(seen).is_none() && matches!(adoptable(want, view), Step::Record(_)) =>
         {
             Step::Do(Mutation::Adopt)
         }
@@ -157,9 +157,9 @@ fn give_up(want: &Want, record: &CreationRecord, seen: &Seen) -> Step {
     }
 }
 
-pub(super) fn sight_is_bad(want: &Want, seen: &Seen) -> Option<String> {
-    match &seen.sight {
-        Fact::Known(sight) => match sight.place(want) {
+pub(super) fn in_the_way(want: &Want, seen: &Seen) -> Option<String> {
+    match &seen.view {
+        Fact::Known(view) => match view.place(want) {
             Place::FileOnly => Some(format!("the file {} exists and belongs to no disk", want.id.path)),
             Place::Taken(why) => Some(why),
             Place::Free | Place::Ours(..) => None,
@@ -169,7 +169,7 @@ pub(super) fn sight_is_bad(want: &Want, seen: &Seen) -> Option<String> {
 }
 
 pub(super) fn taken(want: &Want, seen: &Seen) -> Step {
-    let why = sight_is_bad(want, seen).unwrap_or_default();
+    let why = in_the_way(want, seen).unwrap_or_default();
     let message = format!(
         "{why}. Nothing was changed: give the volume another name, slot or path, or remove what is in the way if it is yours"
     );

@@ -9,12 +9,12 @@ use rds_crds::volume::CreationOutcome;
 
 use crate::routeros::{Bytes, DiskRow, Generation, OwnerTag};
 
-use super::creation::{begin, refused, resume, sight_is_bad, taken, unwanted};
+use super::appliance_view::{ApplianceView, Place, Token, token};
+use super::creation::{begin, in_the_way, refused, resume, taken, unwanted};
 use super::deletion;
 use super::model::{
     Change, CreationRecord, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step,
 };
-use super::sight::{Place, Sight, Token, token};
 use super::want::Want;
 
 /// The next step for a volume.
@@ -56,7 +56,7 @@ pub(super) fn live(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
             CreationOutcome::Refused => match failure(seen) {
                 Some(problem) => refused(problem),
                 None if want.delete_requested => unwanted(),
-                None if sight_is_bad(want, seen).is_some() => taken(want, seen),
+                None if in_the_way(want, seen).is_some() => taken(want, seen),
                 None => begin(want, ledger, seen),
             },
             CreationOutcome::Created | CreationOutcome::Adopted => steady(want, ledger, record, seen),
@@ -77,7 +77,7 @@ pub(super) fn recover(row: &DiskRow, tag: &OwnerTag, at_least: Generation) -> St
 /// The disk was made once. Keep it as wanted, report what differs, never make it anew.
 fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
     let generation = ledger.generation.unwrap_or(Generation(1));
-    let sight = match &seen.sight {
+    let view = match &seen.view {
         // A growth needs no reading first: the command tests token and size on the appliance, and reads back (I15).
         Fact::NotRead
             if seen.last.is_none()
@@ -103,9 +103,9 @@ fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
             }
             .rest(Recheck::Backoff);
         }
-        Fact::Known(sight) => sight,
+        Fact::Known(view) => view,
     };
-    let place = sight.place(want);
+    let place = view.place(want);
     let (row, tag) = match &place {
         Place::Ours(row, tag) => (*row, *tag),
         Place::Free | Place::FileOnly => {
@@ -139,7 +139,7 @@ fn steady(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) ->
             return recover(row, tag, generation);
         }
     }
-    in_order(want, ledger, seen, sight, row)
+    in_order(want, ledger, seen, view, row)
 }
 
 /// The record is one toggle ahead of the appliance: take it, unless somebody holds the volume (D4). Until it is read back nobody is
@@ -208,8 +208,8 @@ fn needs_detach(users: &str) -> String {
 }
 
 /// The row carries the current token: compare export and size.
-fn in_order(want: &Want, ledger: &Ledger, seen: &Seen, sight: &Sight, row: &DiskRow) -> Step {
-    let drifted = drift(want, ledger, sight, row);
+fn in_order(want: &Want, ledger: &Ledger, seen: &Seen, view: &ApplianceView, row: &DiskRow) -> Step {
+    let drifted = drift(want, ledger, view, row);
     let ok = Report {
         disk: Some(row.clone()),
         drifted,
@@ -318,15 +318,15 @@ pub(super) fn exported(want: &Want, row: &DiskRow) -> bool {
 }
 
 /// What differs from what we made, beside export and size.
-fn drift(want: &Want, ledger: &Ledger, sight: &Sight, row: &DiskRow) -> Option<(Reason, String)> {
+fn drift(want: &Want, ledger: &Ledger, view: &ApplianceView, row: &DiskRow) -> Option<(Reason, String)> {
     let mut all = Vec::new();
-    if let Some(other) = sight.second_row(want) {
+    if let Some(other) = view.second_row(want) {
         all.push(format!(
             "the disk {} uses the same file: two disks over one file destroy it, remove that one",
             other.slot
         ));
     }
-    if let Some(other) = sight.nqn_thief(want) {
+    if let Some(other) = view.conflicting_nqn(want) {
         all.push(format!("the disk {} exports the same NQN", other.slot));
     }
     if row.mount_filesystem == Some(true) {

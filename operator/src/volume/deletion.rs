@@ -1,6 +1,6 @@
 //! How a volume ends. Data is removed only on a recorded request for this very UID (D2, I11).
 //!
-//! Order: census (live), licence by compare-and-swap, token moved and export off, phase by compare-and-swap, disk removed,
+//! Order: PersistentVolumes (live), licence by compare-and-swap, token moved and export off, phase by compare-and-swap, disk removed,
 //! file removed while no row names it, both read back as gone, finalizer dropped. Any other deletion of the object removes
 //! nothing, says why, and the volume goes on working through its PersistentVolume.
 
@@ -9,9 +9,9 @@ use rds_crds::volume::{CreationOutcome, DeletionPhase, DeletionPolicy, RdsVolume
 
 use crate::routeros::DiskRow;
 
+use super::appliance_view::{ApplianceView, Place, Token, token};
 use super::decide::{failure, live, recover, retry};
-use super::model::{Census, Change, CreationRecord, Fact, Ledger, Mutation, Recheck, Report, Seen, ServerState, Step};
-use super::sight::{Place, Sight, Token, token};
+use super::model::{Backing, Change, CreationRecord, Fact, Ledger, Mutation, Recheck, Report, Seen, ServerState, Step};
 use super::want::Want;
 
 /// The next step for a volume whose object is going away.
@@ -48,10 +48,10 @@ pub(super) fn decide(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
 
 /// No command was recorded. One look tells whether the status was lost; what carries no tag of ours is not ours.
 fn never_made(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
-    match &seen.sight {
+    match &seen.view {
         Fact::NotRead => Step::Look,
         Fact::Unknown(problem) => retry(problem, ledger),
-        Fact::Known(sight) => match sight.place(want) {
+        Fact::Known(view) => match view.place(want) {
             Place::Ours(row, tag) => recover(row, tag, tag.generation),
             Place::Free | Place::FileOnly | Place::Taken(_) => Step::Forget,
         },
@@ -60,10 +60,10 @@ fn never_made(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
 
 /// A create command was recorded and its result is not known.
 fn unconfirmed(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
-    match &seen.sight {
+    match &seen.view {
         Fact::NotRead => Step::Look,
         Fact::Unknown(problem) => retry(problem, ledger),
-        Fact::Known(sight) => match sight.place(want) {
+        Fact::Known(view) => match view.place(want) {
             Place::Ours(_, tag) if tag.nonce == record.nonce => unlicensed(want, ledger, record, seen),
             Place::Ours(row, tag) => recover(row, tag, tag.generation),
             Place::Free | Place::FileOnly | Place::Taken(_) => forget_when_late(record, seen),
@@ -73,12 +73,12 @@ fn unconfirmed(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &See
 
 /// The disk exists, and nobody has given the licence to remove it yet.
 fn unlicensed(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
-    let census = match &seen.census {
-        Fact::NotRead => return Step::Census,
+    let backing = match &seen.backing {
+        Fact::NotRead => return Step::Backing,
         Fact::Unknown(problem) => return blocked(want, ledger, seen, problem.reason, problem.message.clone()),
-        Fact::Known(census) => census,
+        Fact::Known(backing) => backing,
     };
-    if let Some((reason, why)) = objection(want, census) {
+    if let Some((reason, why)) = objection(want, backing) {
         return blocked(want, ledger, seen, reason, why);
     }
     match want.policy {
@@ -88,10 +88,10 @@ fn unlicensed(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen
 }
 
 /// Why the deletion of the object is no licence to remove (or release) the disk.
-fn objection(want: &Want, census: &Census) -> Option<(Reason, String)> {
+fn objection(want: &Want, backing: &Backing) -> Option<(Reason, String)> {
     if want.delete_requested {
         // The provisioner asks only for volumes whose claim is gone; a bound or retained one is a mistake of somebody's.
-        let pv = census.volumes.iter().find(|pv| pv.bound || pv.retain)?;
+        let pv = backing.volumes.iter().find(|pv| pv.bound || pv.retain)?;
         let why = if pv.bound {
             "is bound to a claim: delete that claim"
         } else {
@@ -102,7 +102,7 @@ fn objection(want: &Want, census: &Census) -> Option<(Reason, String)> {
             format!("PersistentVolume {} {why}", pv.name),
         ));
     }
-    if let Some(pv) = census.volumes.first() {
+    if let Some(pv) = backing.volumes.first() {
         let how = if pv.bound {
             "delete its PersistentVolumeClaim instead"
         } else {
@@ -129,12 +129,12 @@ fn release(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -
         Some((Mutation::Release, Some(problem))) if problem.unknown => return retry(problem, ledger),
         Some(_) | None => {}
     }
-    let sight = match &seen.sight {
+    let view = match &seen.view {
         Fact::NotRead => return Step::Look,
         Fact::Unknown(problem) => return retry(problem, ledger),
-        Fact::Known(sight) => sight,
+        Fact::Known(view) => view,
     };
-    match sight.place(want) {
+    match view.place(want) {
         Place::Ours(row, tag) => match (
             token(tag, ledger.generation.unwrap_or(tag.generation), &record.nonce),
             failure(seen),
@@ -159,16 +159,16 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
         DeletionPhase::Retiring => Mutation::Retire,
         DeletionPhase::Removing => Mutation::Remove,
     };
-    let sight = match &seen.sight {
+    let view = match &seen.view {
         Fact::NotRead if seen.own_record && failure(seen).is_none() => return Step::Do(first),
         Fact::NotRead => return Step::Look,
         Fact::Unknown(problem) => return deleting(problem.reason, &problem.message),
-        Fact::Known(sight) => sight,
+        Fact::Known(view) => view,
     };
     if let Some(problem) = failure(seen).filter(|p| !matches!(p.reason, Reason::Taken | Reason::Refused)) {
         return deleting(problem.reason, &problem.message);
     }
-    match sight.place(want) {
+    match view.place(want) {
         Place::Ours(row, tag) => match token(tag, ledger.generation.unwrap_or(tag.generation), &record.nonce) {
             Token::Current if phase == DeletionPhase::Retiring => Step::Record(Change::Retired),
             Token::Current => again_or_say(seen, Mutation::Remove),
@@ -176,8 +176,8 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
             Token::Ahead | Token::Stranger => recover(row, tag, tag.generation),
         },
         Place::Free => forget_when_late(record, seen),
-        Place::Taken(why) if sight.rows.iter().any(|row| is_in_our_place(want, row)) => stranger(&why),
-        Place::FileOnly | Place::Taken(_) => leftover(want, record, sight, seen),
+        Place::Taken(why) if view.rows.iter().any(|row| is_in_our_place(want, row)) => stranger(&why),
+        Place::FileOnly | Place::Taken(_) => leftover(want, record, view, seen),
     }
 }
 
@@ -200,10 +200,10 @@ fn stranger(why: &str) -> Step {
 }
 
 /// The disk is gone. The file goes only if a create of this object's own made it, which carried its tag then, and no row names it.
-fn leftover(want: &Want, record: &CreationRecord, sight: &Sight, seen: &Seen) -> Step {
-    let named = sight.rows.iter().any(|row| row.names(&want.id.path));
+fn leftover(want: &Want, record: &CreationRecord, view: &ApplianceView, seen: &Seen) -> Step {
+    let named = view.rows.iter().any(|row| row.names(&want.id.path));
     // A record that was recovered from the appliance says Adopted, too.
-    if sight.file && !named && !want.adopt {
+    if view.file && !named && !want.adopt {
         return again_or_say(seen, Mutation::RemoveFile);
     }
     forget_when_late(record, seen)
@@ -252,7 +252,7 @@ fn blocked(want: &Want, ledger: &Ledger, seen: &Seen, reason: Reason, why: Strin
         ),
         step @ (Step::Look
         | Step::List
-        | Step::Census
+        | Step::Backing
         | Step::MeasureRoom
         | Step::Record(_)
         | Step::Do(_)

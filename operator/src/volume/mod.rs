@@ -1,21 +1,21 @@
 //! The controller of RdsVolume: creation, export, growth, deletion, retention, adoption, repair, drift.
 //!
-//! [`decide`] says what to do next and is pure; [`reconcile`] observes, asks it, and does it. `sight` reads what the
+//! [`decide`] says what to do next and is pure; [`reconcile`] observes, asks it, and does it. `view` reads what the
 //! appliance showed, `record` changes what the status remembers, `status` says it to people.
 
 mod act;
 mod api;
-mod census;
+mod appliance_view;
 mod controller;
 mod creation;
 mod decide;
 mod deletion;
-mod lonely;
 mod model;
+mod orphan_attachments;
+mod persistent_volumes;
 mod problem;
 mod reconcile;
 mod record;
-mod sight;
 mod status;
 #[cfg(test)]
 mod testbed;
@@ -24,9 +24,9 @@ mod tests;
 mod want;
 
 pub(crate) use api::{ApiError, Store};
-pub(crate) use census::Registrar;
 pub(crate) use controller::{Trigger, run};
 pub(crate) use model::{Change, is_toggling};
+pub(crate) use persistent_volumes::PersistentVolumes;
 pub(crate) use problem::reason;
 pub(crate) use reconcile::{Context, Memory};
 pub(crate) use status::{applied_part, explain_use, tell_holders};

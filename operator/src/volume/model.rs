@@ -8,7 +8,7 @@ use rds_crds::volume::{CreationOutcome, DeletionPhase, RdsVolumeStatus};
 
 use crate::routeros::{Bytes, DiskRow, Generation, Nonce};
 
-use super::sight::Sight;
+use super::appliance_view::ApplianceView;
 
 /// Something that was looked at, or not, or in vain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum ServerState {
 
 /// What live reads of PersistentVolumes say about a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Census {
+pub(crate) struct Backing {
     /// PersistentVolumes with this handle.
     pub volumes: Vec<PersistentVolumeSeen>,
 }
@@ -159,9 +159,9 @@ pub(crate) struct Seen {
     /// Whether the appliance can be asked.
     pub server: ServerState,
     /// What the appliance says about this volume.
-    pub sight: Fact<Sight>,
+    pub view: Fact<ApplianceView>,
     /// What Kubernetes says about this volume, live.
-    pub census: Fact<Census>,
+    pub backing: Fact<Backing>,
     /// Bytes that a new or larger disk may take.
     pub room: Fact<Bytes>,
     /// This pass itself recorded the present phase: no command of that phase was sent before.
@@ -244,7 +244,7 @@ pub(crate) enum Step {
     /// Take this volume's rows from the shared listing.
     List,
     /// Read the PersistentVolumes with this handle live.
-    Census,
+    Backing,
     /// Find out how much room the pool has.
     MeasureRoom,
     /// Compare-and-swap the status.

@@ -13,11 +13,11 @@ use rds_crds::{RdsServer, RdsVolume, Reason};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use crate::agent_reports;
 use crate::attachment;
 use crate::crash;
 use crate::events::Announcer;
 use crate::queue::Action;
-use crate::report;
 use crate::routeros::{ClusterId, DiskRow, Guard, Inventory, Look, Nonce};
 use crate::server::facts;
 use crate::server::fleet::{Fitness, Fleet, Handle};
@@ -25,13 +25,13 @@ use crate::world::World;
 
 use super::act;
 use super::api::{ApiError, Store};
-use super::census::Registrar;
+use super::appliance_view::ApplianceView;
 use super::decide::{SECOND_LOOK, decide};
 use super::deletion;
 use super::model::{Change, Deviation, Fact, Ledger, Mutation, Problem, Recheck, Report, Seen, ServerState, Step};
+use super::persistent_volumes::PersistentVolumes;
 use super::problem;
 use super::record;
-use super::sight::Sight;
 use super::status;
 use super::want::Want;
 
@@ -47,12 +47,12 @@ pub(crate) struct Context {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) cluster: ClusterId,
     pub(crate) announcer: Announcer,
-    pub(crate) census: Registrar,
+    pub(crate) persistent_volumes: PersistentVolumes,
     pub(crate) max_exec_age: Duration,
     pub(crate) inventory_interval: Duration,
     pub(crate) resync_interval: Duration,
     pub(crate) memory: Memory,
-    pub(crate) clock: attachment::Clock,
+    pub(crate) observations: attachment::Observations,
     pub(crate) patience: attachment::Patience,
     pub(crate) driver: String,
 }
@@ -134,7 +134,7 @@ pub(crate) async fn reconcile(volume: Arc<RdsVolume>, cx: Arc<Context>) -> Resul
             if pass.gone {
                 return Ok(action);
             }
-            let heard = report::hear(&mut pass.volume, &cx.world, &cx.announcer).await?;
+            let heard = agent_reports::hear(&mut pass.volume, &cx.world, &cx.announcer).await?;
             match pass.attachments().await? {
                 Some(sooner) if !pass.gone => Ok(sooner),
                 Some(_) | None => Ok(heard.unwrap_or(action)),
@@ -176,8 +176,8 @@ impl<'a> Pass<'a> {
         let remembered = cx.memory.with(&volume.name_any(), |r| r.deviation);
         let seen = Seen {
             server: state,
-            sight: Fact::NotRead,
-            census: Fact::NotRead,
+            view: Fact::NotRead,
+            backing: Fact::NotRead,
             room: Fact::NotRead,
             own_record: false,
             last: None,
@@ -208,7 +208,7 @@ impl<'a> Pass<'a> {
             match step {
                 Step::Look => self.look().await,
                 Step::List => self.list().await,
-                Step::Census => self.seen.census = self.cx.census.of(&self.volume.name_any()).await,
+                Step::Backing => self.seen.backing = self.cx.persistent_volumes.of(&self.volume.name_any()).await,
                 Step::MeasureRoom => self.measure(&ledger).await,
                 Step::Record(change) => {
                     // Not when the pass began: it may have waited for the appliance since, and the age of a command counts from here.
@@ -272,7 +272,7 @@ impl<'a> Pass<'a> {
         };
         let outside = attachment::Outside {
             world: &self.cx.world,
-            clock: &self.cx.clock,
+            observations: &self.cx.observations,
             patience: self.cx.patience,
             driver: &self.cx.driver,
         };
@@ -295,7 +295,7 @@ impl<'a> Pass<'a> {
     }
 
     async fn look(&mut self) {
-        self.seen.sight = match self.handle() {
+        self.seen.view = match self.handle() {
             Err(problem) => Fact::Unknown(problem),
             Ok(handle) => match handle.client.look(&self.want.id).await {
                 Ok(look) => Fact::Known(sight_of(&look)),
@@ -313,7 +313,7 @@ impl<'a> Pass<'a> {
         let max_age = since
             .unwrap_or(self.cx.inventory_interval * 2)
             .min(self.cx.inventory_interval * 2);
-        self.seen.sight = match self.handle() {
+        self.seen.view = match self.handle() {
             Err(problem) => Fact::Unknown(problem),
             Ok(handle) => match handle.listing_of(&self.want.id.slot, max_age).await {
                 Ok(listing) => Fact::Known(sight_in(&listing, &self.want)),
@@ -344,7 +344,7 @@ impl<'a> Pass<'a> {
             }
         };
         handle.touch(&self.want.id.slot);
-        let done = act::perform(mutation, &handle.client, &self.want, ledger, &self.seen.sight).await;
+        let done = act::perform(mutation, &handle.client, &self.want, ledger, &self.seen.view).await;
         handle.touch(&self.want.id.slot);
         if matches!(mutation, Mutation::Create | Mutation::Adopt | Mutation::Grow) {
             // Unknown counts as made until a listing says otherwise.
@@ -352,18 +352,18 @@ impl<'a> Pass<'a> {
         }
         crash::after(mutation.name());
         match done {
-            Ok(sight) => {
+            Ok(view) => {
                 info!(
                     volume = self.volume.name_any(),
                     step = mutation.name(),
                     "done on the appliance"
                 );
-                self.seen.sight = sight.map_or(Fact::NotRead, Fact::Known);
+                self.seen.view = view.map_or(Fact::NotRead, Fact::Known);
                 self.seen.last = Some((mutation, None));
             }
             Err(error) => {
                 info!(volume = self.volume.name_any(), step = mutation.name(), %error, "not done on the appliance");
-                self.seen.sight = error.look().map_or(Fact::NotRead, |look| Fact::Known(sight_of(look)));
+                self.seen.view = error.look().map_or(Fact::NotRead, |look| Fact::Known(sight_of(look)));
                 self.seen.last = Some((mutation, Some((&error).into())));
             }
         }
@@ -376,20 +376,20 @@ fn patience_beyond_default(server: &RdsServer) -> Duration {
 }
 
 /// Everything about this volume from a fresh read.
-fn sight_of(look: &Look) -> Sight {
-    Sight {
+fn sight_of(look: &Look) -> ApplianceView {
+    ApplianceView {
         rows: look.rows.clone(),
         file: look.file.is_some(),
     }
 }
 
 /// Everything about this volume from the shared listing.
-pub(crate) fn sight_in(listing: &Inventory, want: &Want) -> Sight {
+pub(crate) fn sight_in(listing: &Inventory, want: &Want) -> ApplianceView {
     let id = &want.id;
     let concerns = |row: &&DiskRow| {
         row.slot == id.slot.as_str() || row.names(&id.path) || row.nqn.as_deref() == Some(id.nqn.as_str())
     };
-    Sight {
+    ApplianceView {
         rows: listing.disks.iter().filter(concerns).cloned().collect(),
         file: listing.files.iter().any(|f| f.path == id.path.as_str()),
     }
@@ -413,7 +413,7 @@ async fn finish(
             return Ok(Action::await_change());
         }
         Step::Rest(report, again) => (report, again),
-        Step::Look | Step::List | Step::Census | Step::MeasureRoom | Step::Record(_) | Step::Do(_) => {
+        Step::Look | Step::List | Step::Backing | Step::MeasureRoom | Step::Record(_) | Step::Do(_) => {
             return Ok(Action::requeue(SECOND_LOOK));
         }
     };

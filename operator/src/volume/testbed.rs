@@ -13,13 +13,13 @@ use serde_json::json;
 
 use crate::routeros::{Bytes, ClusterId, DiskRow, Generation, Nonce, OwnerTag, Ownership};
 
+use super::appliance_view::ApplianceView;
 use super::decide::decide;
 use super::model::{
-    Census, Deviation, Fact, Ledger, Mutation, PersistentVolumeSeen, Problem, Recheck, Report, Seen, ServerState, Step,
+    Backing, Deviation, Fact, Ledger, Mutation, PersistentVolumeSeen, Problem, Recheck, Report, Seen, ServerState, Step,
 };
 use super::problem;
 use super::record::changed;
-use super::sight::Sight;
 use super::status::applied;
 use super::want::Want;
 
@@ -176,8 +176,8 @@ impl Bed {
     pub(crate) fn pass_with(&mut self, fates: &mut dyn Iterator<Item = Fate>, crash_after: usize) -> End {
         let mut seen = Seen {
             server: self.state.clone(),
-            sight: Fact::NotRead,
-            census: Fact::NotRead,
+            view: Fact::NotRead,
+            backing: Fact::NotRead,
             room: Fact::NotRead,
             own_record: false,
             last: None,
@@ -192,10 +192,10 @@ impl Bed {
             match decide(&want, &ledger, &seen) {
                 Step::Look | Step::List => {
                     self.looks += 1;
-                    seen.sight = self.sight(&want);
+                    seen.view = self.view(&want);
                 }
-                Step::Census => {
-                    seen.census = Fact::Known(Census {
+                Step::Backing => {
+                    seen.backing = Fact::Known(Backing {
                         volumes: self.pvs.clone(),
                     })
                 }
@@ -238,7 +238,7 @@ impl Bed {
         panic!("the pass does not end");
     }
 
-    fn sight(&self, want: &Want) -> Fact<Sight> {
+    fn view(&self, want: &Want) -> Fact<ApplianceView> {
         if self.unreachable {
             return Fact::Unknown(Problem {
                 reason: Reason::Unreachable,
@@ -250,7 +250,7 @@ impl Bed {
         let about =
             |r: &&DiskRow| r.slot == id.slot.as_str() || r.names(&id.path) || r.nqn.as_deref() == Some(id.nqn.as_str());
         let rows = self.rows.iter().filter(about).cloned().collect();
-        Fact::Known(Sight {
+        Fact::Known(ApplianceView {
             rows,
             file: self.files.iter().any(|f| f == id.path.as_str()),
         })
@@ -259,8 +259,8 @@ impl Bed {
     fn act(&mut self, mutation: Mutation, want: &Want, ledger: &Ledger, fate: Fate, seen: &mut Seen) {
         let generation = ledger.generation.unwrap();
         let tag = want.tag(generation, &ledger.creation.as_ref().unwrap().nonce);
-        let shown = match &seen.sight {
-            Fact::Known(sight) => sight.rows.iter().find_map(|r| r.owner.tag()).map(|t| t.generation),
+        let shown = match &seen.view {
+            Fact::Known(view) => view.rows.iter().find_map(|r| r.owner.tag()).map(|t| t.generation),
             Fact::NotRead | Fact::Unknown(_) => None,
         };
         let from = shown.unwrap_or(Generation(generation.0.saturating_sub(1)));
@@ -276,7 +276,7 @@ impl Bed {
             message: "no answer".into(),
             unknown: true,
         };
-        seen.sight = Fact::NotRead;
+        seen.view = Fact::NotRead;
         let problem = match fate {
             Fate::Fine => match self.run(&command) {
                 Ok(()) => {
@@ -289,7 +289,7 @@ impl Bed {
                     if let [row] = rows.as_slice()
                         && !matches!(mutation, Mutation::Retire | Mutation::Release)
                     {
-                        seen.sight = Fact::Known(Sight::of_row(row.clone()));
+                        seen.view = Fact::Known(ApplianceView::of_row(row.clone()));
                     }
                     None
                 }

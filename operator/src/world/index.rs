@@ -9,18 +9,18 @@ use kube::ResourceExt;
 use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
 
 /// What an object is found by, beside its name.
-pub trait Words {
+pub trait IndexKeys {
     /// The words. None: the kind is found by name only.
     fn words(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-impl Words for Lease {}
-impl Words for Node {}
-impl Words for RdsServer {}
+impl IndexKeys for Lease {}
+impl IndexKeys for Node {}
+impl IndexKeys for RdsServer {}
 
-impl Words for RdsVolume {
+impl IndexKeys for RdsVolume {
     /// Its server, the nodes that hold it or were cut off from it, whether there was any cut, and whether it is in use.
     fn words(&self) -> Vec<String> {
         let mut words = vec![on_server(&self.spec.server)];
@@ -35,7 +35,7 @@ impl Words for RdsVolume {
     }
 }
 
-impl Words for RdsAttachment {
+impl IndexKeys for RdsAttachment {
     /// Its volume and its own UID.
     fn words(&self) -> Vec<String> {
         let uid = self.uid().map(|uid| by_uid(&uid));

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::index::{CUT, IN_USE, Index, Words, by_uid, of_node, of_volume, on_server};
+use super::index::{CUT, IN_USE, Index, IndexKeys, by_uid, of_node, of_volume, on_server};
 use super::packed::{Packed, Packer};
 
 /// Changes that a slow reader may fall behind before it is told to read everything again.
@@ -33,9 +33,9 @@ pub enum WaitEnded {
 }
 
 /// A kind that can be kept.
-pub trait Kept: Resource<DynamicType = ()> + Words + Serialize + DeserializeOwned + Send + Sync + 'static {}
+pub trait Kept: Resource<DynamicType = ()> + IndexKeys + Serialize + DeserializeOwned + Send + Sync + 'static {}
 
-impl<K: Resource<DynamicType = ()> + Words + Serialize + DeserializeOwned + Send + Sync + 'static> Kept for K {}
+impl<K: Resource<DynamicType = ()> + IndexKeys + Serialize + DeserializeOwned + Send + Sync + 'static> Kept for K {}
 
 /// The cache of one kind; clones share it.
 pub struct Watched<K> {

@@ -40,7 +40,7 @@ enum Story {
 
 /// Steps that another test kills the operator after: a person's word takes longer to be believed than all else here, and a fence is
 /// deferred beside a live peer only.
-const ELSEWHERE: [(&str, &str); 2] = [("vouch", "fencing"), ("record-deferral", "fencing")];
+const ELSEWHERE: [(&str, &str); 2] = [("say-node-off", "fencing"), ("record-deferral", "fencing")];
 
 impl Story {
     const ALL: [Self; 7] = [

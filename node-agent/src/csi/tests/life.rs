@@ -326,7 +326,7 @@ async fn i7_a_loss_without_an_attachment_is_kept_for_the_next_one() {
     lab.host.world().flushed = Flushed::Lost("syncfs: EIO".into());
     lab.api.change(|s| s.attachment = None);
     // A folder of that name cannot be replaced by a file.
-    let full = lab.state.path().join("untold-losses.json.new");
+    let full = lab.state.path().join("unreported-losses.json.new");
     std::fs::create_dir(&full).unwrap();
     lab.host.log();
     assert_eq!(code(&lab.unstage().await), Code::DeadlineExceeded);
@@ -337,7 +337,10 @@ async fn i7_a_loss_without_an_attachment_is_kept_for_the_next_one() {
     }
     lab.unstage().await.unwrap();
     assert_eq!(lab.host.log(), ["flush unmount"]);
-    let kept = Untold::load(lab.state.path()).unwrap().of(VOLUME, api::UID).unwrap();
+    let kept = UnreportedLosses::load(lab.state.path())
+        .unwrap()
+        .of(VOLUME, api::UID)
+        .unwrap();
     assert!(
         kept.contains("syncfs: EIO") && kept.contains("node n1 had no RdsAttachment"),
         "{kept}"

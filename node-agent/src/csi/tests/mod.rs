@@ -24,7 +24,7 @@ use super::{Metrics, Node, Settings};
 use crate::attachment::act::Agent;
 use crate::attachment::model;
 use crate::nvme;
-use crate::untold::Untold;
+use crate::unreported_losses::UnreportedLosses;
 
 const STAGING: &str = "/k/plugins/kubernetes.io/csi/driver/hash/globalmount";
 const TARGET: &str = "/k/pods/pod-1/volumes/kubernetes.io~csi/pvc-1/mount";
@@ -58,8 +58,8 @@ impl Lab {
         // The service never connects: what the agent's loop does is not part of these tests.
         let nowhere = nvme::Kernel::new(Path::new("/nowhere"), Path::new("/k"), &prefix, identity);
         let state = tempfile::tempdir().unwrap();
-        let untold = Untold::load(state.path()).unwrap();
-        let agent = Arc::new(Agent::new(api.client(), Arc::new(nowhere), this, prefix, untold));
+        let unreported = UnreportedLosses::load(state.path()).unwrap();
+        let agent = Arc::new(Agent::new(api.client(), Arc::new(nowhere), this, prefix, unreported));
         agent.remember(&rds_crds::identity::attachment_name(VOLUME, "n1"), NQN);
         let (wake, woken) = mpsc::unbounded_channel();
         let settings = Settings {

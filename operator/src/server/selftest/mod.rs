@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::attachment::{Clock, Patience};
+use crate::attachment::{Observations, Patience};
 use crate::events::Announcer;
 use crate::telemetry::chain;
 use crate::volume::Trigger;
@@ -50,7 +50,7 @@ const LAG: Duration = Duration::from_secs(5);
 /// What the self-test works with.
 pub(crate) struct Context {
     pub(crate) world: World,
-    pub(crate) clock: Clock,
+    pub(crate) observations: Observations,
     pub(crate) patience: Patience,
     pub(crate) announcer: Announcer,
     pub(crate) triggers: Trigger,

@@ -50,7 +50,7 @@ pub(super) fn seen(server: &RdsServer, record: FenceTest, cx: &Context, now: Tim
         record,
     };
     if wants_nodes(&seen) {
-        seen.nodes = alive_nodes(&cx.world, &cx.clock, cx.patience);
+        seen.nodes = alive_nodes(&cx.world, &cx.observations, cx.patience);
     }
     seen
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rds_node_agent::attachment::decide::Key;
+use rds_node_agent::attachment::decide::DisconnectKey;
 use rds_node_agent::attachment::model::Use;
 use rds_node_agent::fabrics::{ConnectError, Fabrics, Link, Options, Target};
 use rds_node_agent::nvme::sysfs::{self, Disk};
@@ -101,7 +101,7 @@ pub(super) fn until_state(kernel: &Kernel, nqn: &str, wanted: &str, seconds: u64
 /// Ends it as the agent does for an attachment that leaves, and sees that nothing is left.
 pub(super) fn leave(kernel: &Kernel, nqn: &str) -> Result<()> {
     ensure!(kernel.in_use(nqn) == Use::Unused, "{nqn}: {:?}", kernel.in_use(nqn));
-    kernel.disconnect(nqn, Key::Unused)?;
+    kernel.disconnect(nqn, DisconnectKey::Unused)?;
     ensure!(kernel.sessions()?.iter().all(|s| s.nqn != nqn), "{nqn} is left");
     ensure!(kernel.disk(nqn)?.is_none(), "{nqn} has a disk left");
     ensure!(
@@ -146,7 +146,7 @@ pub(super) fn connect_and_leave(rig: &Rig) -> Result<()> {
         let again = connected(&kernel, &volume.target())?;
         ensure!(again == disk, "a second connect gives {again:?}");
         leave(&kernel, &volume.nqn)?;
-        kernel.disconnect(&volume.nqn, Key::Unused)?;
+        kernel.disconnect(&volume.nqn, DisconnectKey::Unused)?;
     }
     volume.remove()
 }
@@ -218,7 +218,7 @@ pub(super) fn cut_cable(rig: &Rig) -> Result<()> {
     ensure!(now.sequence == disk.sequence, "another disk: {now:?}, was {disk:?}");
     rig.cable(false)?;
     until_state(&kernel, &volume.nqn, "connecting", 20)?;
-    kernel.disconnect(&volume.nqn, Key::Unused)?;
+    kernel.disconnect(&volume.nqn, DisconnectKey::Unused)?;
     ensure!(fabric::sessions()?.is_empty());
     rig.cable(true)?;
     volume.remove()
@@ -294,7 +294,7 @@ pub(super) fn foreign_is_left_alone(rig: &Rig) -> Result<()> {
     sh("mount", &[&node, "/run/var"])?;
     fs::write("/run/var/data", "of the node")?;
     let kernel = kernel()?;
-    for key in [Key::Unused, Key::Orphan, Key::Fenced] {
+    for key in [DisconnectKey::Unused, DisconnectKey::Orphan, DisconnectKey::Fenced] {
         let refused = kernel.disconnect(nqn, key);
         ensure!(refused.is_err(), "{key:?} opened the door to {nqn}");
     }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rds_node_agent::attachment::decide::Key;
+use rds_node_agent::attachment::decide::DisconnectKey;
 use rds_node_agent::attachment::model::Use;
 use rds_node_agent::fabrics::Fabrics;
 use rds_node_agent::nvme::Kernel;
@@ -25,7 +25,7 @@ fn used(kernel: &Kernel, nqn: &str, what: &str, word: &str) -> Result<()> {
         Use::Used(by) => ensure!(by.contains(word), "{what}: in use by {by}, not by {word}"),
         other @ (Use::Unused | Use::Unknown(_)) => bail!("{what}: {other:?}"),
     }
-    for key in [Key::Unused, Key::Orphan] {
+    for key in [DisconnectKey::Unused, DisconnectKey::Orphan] {
         ensure!(
             kernel.disconnect(nqn, key).is_err(),
             "{what}: disconnected by {key:?} all the same"
@@ -162,7 +162,7 @@ fn published(kernel: &Kernel, nqn: &str, disk: &Disk) -> Result<()> {
         Use::Unknown(why) => ensure!(why.contains("losetup -d"), "{why}"),
         other @ (Use::Unused | Use::Used(_)) => bail!("a loop device on a node that is gone: {other:?}"),
     }
-    ensure!(kernel.disconnect(nqn, Key::Unused).is_err());
+    ensure!(kernel.disconnect(nqn, DisconnectKey::Unused).is_err());
     sh("losetup", &["-d", &looped])?;
     unused(kernel, nqn, "a loop device")?;
 
@@ -199,7 +199,7 @@ pub(super) fn hanging_umount(rig: &Rig) -> Result<()> {
     let hangs = kernel.in_use(nqn);
     ensure!(hangs != Use::Unused, "a umount that hangs is no use");
     ensure!(
-        kernel.disconnect(nqn, Key::Unused).is_err(),
+        kernel.disconnect(nqn, DisconnectKey::Unused).is_err(),
         "disconnected beneath a umount: {hangs:?}"
     );
     rig.cable(true)?;
@@ -238,7 +238,10 @@ pub(super) fn killed_writer(rig: &Rig) -> Result<()> {
     })?;
     let left = kernel.in_use(nqn);
     ensure!(left != Use::Unused, "data that waits for the cable is no use");
-    ensure!(kernel.disconnect(nqn, Key::Unused).is_err(), "disconnected: {left:?}");
+    ensure!(
+        kernel.disconnect(nqn, DisconnectKey::Unused).is_err(),
+        "disconnected: {left:?}"
+    );
     rig.cable(true)?;
     match ends.join() {
         Ok(ended) => ended?,
@@ -265,7 +268,7 @@ pub(super) fn stale_mount(rig: &Rig) -> Result<()> {
     sh("mkfs.ext4", &["-qF", &node(&disk)])?;
     fs::create_dir_all(MOUNT)?;
     sh("mount", &[&node(&disk), MOUNT])?;
-    kernel.disconnect(nqn, Key::Fenced)?;
+    kernel.disconnect(nqn, DisconnectKey::Fenced)?;
     ensure!(kernel.sessions()?.is_empty() && kernel.disk(nqn)?.is_none());
     match kernel.in_use(nqn) {
         Use::Used(by) => ensure!(by.contains(MOUNT), "{by}"),
@@ -286,7 +289,7 @@ pub(super) fn stale_mount(rig: &Rig) -> Result<()> {
     // The same with a descriptor only, which shows in no list with a number that means anything.
     let disk = connected(&kernel, &volume.target())?;
     let open = asleep(&format!("exec 3<{}", node(&disk)))?;
-    kernel.disconnect(nqn, Key::Fenced)?;
+    kernel.disconnect(nqn, DisconnectKey::Fenced)?;
     match kernel.in_use(nqn) {
         Use::Used(by) => ensure!(by.contains("what is left of its disk"), "{by}"),
         other @ (Use::Unused | Use::Unknown(_)) => bail!("a descriptor without its device: {other:?}"),

@@ -11,13 +11,13 @@ use rds_crds::Reason;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::model::{Census, Fact, PersistentVolumeSeen, Problem};
+use super::model::{Backing, Fact, PersistentVolumeSeen, Problem};
 
 /// PersistentVolumes in one answer of the API server.
 const PAGE: u32 = 500;
 
 /// Reads the PersistentVolumes for whoever asks.
-pub(crate) struct Registrar {
+pub(crate) struct PersistentVolumes {
     volumes: Api<PersistentVolume>,
     last: Mutex<Option<List>>,
 }
@@ -28,7 +28,7 @@ struct List {
     all: Vec<(String, PersistentVolumeSeen)>,
 }
 
-impl Registrar {
+impl PersistentVolumes {
     pub(crate) fn new(client: &Client) -> Self {
         Self {
             volumes: Api::all(client.clone()),
@@ -37,7 +37,7 @@ impl Registrar {
     }
 
     /// The PersistentVolumes with this handle, from a list that began after this call.
-    pub(crate) async fn of(&self, handle: &str) -> Fact<Census> {
+    pub(crate) async fn of(&self, handle: &str) -> Fact<Backing> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
         let list = match last.take().filter(|list| list.began >= asked) {
@@ -54,11 +54,11 @@ impl Registrar {
             },
         };
         let ours = list.all.iter().filter(|(of, _)| of == handle);
-        let census = Census {
+        let backing = Backing {
             volumes: ours.map(|(_, seen)| seen.clone()).collect(),
         };
         *last = Some(list);
-        Fact::Known(census)
+        Fact::Known(backing)
     }
 
     async fn list(&self) -> Result<List, kube::Error> {
@@ -138,11 +138,11 @@ mod tests {
         (Client::new(service, "default"), requests)
     }
 
-    fn names(census: Fact<Census>) -> Vec<(String, bool, bool)> {
-        let Fact::Known(census) = census else {
-            panic!("{census:?}")
+    fn names(backing: Fact<Backing>) -> Vec<(String, bool, bool)> {
+        let Fact::Known(backing) = backing else {
+            panic!("{backing:?}")
         };
-        census
+        backing
             .volumes
             .into_iter()
             .map(|v| (v.name, v.bound, v.retain))
@@ -152,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn d2_every_persistentvolume_with_the_handle_counts_whatever_its_name() {
         let (client, _) = server();
-        let seen = names(Registrar::new(&client).of("pvc-1").await);
+        let seen = names(PersistentVolumes::new(&client).of("pvc-1").await);
         assert_eq!(
             seen,
             [("pvc-1".to_owned(), false, false), ("moved".to_owned(), true, true)]
@@ -162,12 +162,12 @@ mod tests {
     #[tokio::test]
     async fn many_deletions_share_a_list_and_no_deletion_an_older_one() {
         let (client, requests) = server();
-        let registrar = Registrar::new(&client);
-        let all = join_all((0..100).map(|_| registrar.of("pvc-2"))).await;
-        assert!(all.into_iter().all(|census| names(census).len() == 1));
+        let persistent_volumes = PersistentVolumes::new(&client);
+        let all = join_all((0..100).map(|_| persistent_volumes.of("pvc-2"))).await;
+        assert!(all.into_iter().all(|backing| names(backing).len() == 1));
         let burst = requests.swap(0, Ordering::Relaxed);
         assert!(burst <= 4, "{burst} requests for two pages, twice at most");
-        names(registrar.of("pvc-2").await);
+        names(persistent_volumes.of("pvc-2").await);
         assert_eq!(
             requests.load(Ordering::Relaxed),
             2,

@@ -8,7 +8,7 @@ use rds_crds::identity::is_canary;
 use rds_crds::server::Fencing;
 use rds_crds::{RdsServer, RdsVolume};
 
-use super::decide::Licence;
+use super::decide::FencePermission;
 
 /// At most so many nodes are cut within [`FENCE_WINDOW`]; more looks like our own mistake (I19).
 const MAX_FENCED_NODES: usize = 2;
@@ -19,24 +19,24 @@ const PEOPLE: &str =
 
 /// Whether the nodes in `lost` may be cut. `begun`: those that this leader has begun to cut. `told` is the node of the annotation
 /// `fence-now`: a person has looked.
-pub(super) fn licence<'a>(
+pub(super) fn fence_permission<'a>(
     server: &RdsServer,
     volumes: impl IntoIterator<Item = &'a RdsVolume>,
     begun: Vec<String>,
     lost: &[&str],
     told: Option<&str>,
     now: Timestamp,
-) -> Licence {
+) -> FencePermission {
     let name = server.name_any();
     match server.spec.fencing.unwrap_or_default() {
         Fencing::Plan => {
-            return Licence::Withheld(format!(
+            return FencePermission::Withheld(format!(
                 "it would be cut, but spec.fencing of server {name} is Plan: {PEOPLE}"
             ));
         }
         Fencing::Auto => {
             if let Err(why) = proven(server) {
-                return Licence::Withheld(format!(
+                return FencePermission::Withheld(format!(
                     "it would be cut, but that a fence ends sessions on server {name} is not proven ({why}): {PEOPLE}, or set \
                      spec.fencing to Assume if you know that it does"
                 ));
@@ -45,11 +45,11 @@ pub(super) fn licence<'a>(
         Fencing::Assume => {}
     }
     match full(volumes, begun, lost, told, now) {
-        Some(recent) => Licence::Withheld(format!(
+        Some(recent) => FencePermission::Withheld(format!(
             "{} were cut within 10 minutes, which is the limit: look whether they are really lost, then annotate the RdsVolume with rds.csi.srvlab.io/fence-now: <node>",
             recent.join(" and ")
         )),
-        None => Licence::Granted,
+        None => FencePermission::Granted,
     }
 }
 
@@ -172,11 +172,11 @@ mod tests {
             ("Assume", json!({}), None),
         ] {
             match (
-                licence(&server(fencing, status.clone()), [], vec![], &["n1"], Some("n1"), now),
+                fence_permission(&server(fencing, status.clone()), [], vec![], &["n1"], Some("n1"), now),
                 why,
             ) {
-                (Licence::Granted, None) => {}
-                (Licence::Withheld(text), Some(why)) => {
+                (FencePermission::Granted, None) => {}
+                (FencePermission::Withheld(text), Some(why)) => {
                     assert!(
                         text.contains(why) && text.contains("node-is-off"),
                         "{fencing} {status}: {text}"
@@ -192,29 +192,32 @@ mod tests {
         let server = server("Assume", json!({}));
         let volumes = [cut(&["n1"], "csi", "pvc-1"), cut(&["n2", "n1"], "csi", "pvc-2")];
         let soon = at("2026-01-01T00:09:59Z");
-        let Licence::Withheld(why) = licence(&server, &volumes, vec![], &["n3"], None, soon) else {
+        let FencePermission::Withheld(why) = fence_permission(&server, &volumes, vec![], &["n3"], None, soon) else {
             panic!("a third node is cut");
         };
         assert!(why.contains("n1 and n2"), "{why}");
         assert_eq!(
-            licence(&server, &volumes, vec![], &["n2"], None, soon),
-            Licence::Granted,
+            fence_permission(&server, &volumes, vec![], &["n2"], None, soon),
+            FencePermission::Granted,
             "its other volumes"
         );
         assert_eq!(
-            licence(&server, &volumes, vec![], &["n3"], Some("n3"), soon),
-            Licence::Granted
+            fence_permission(&server, &volumes, vec![], &["n3"], Some("n3"), soon),
+            FencePermission::Granted
         );
-        let other = licence(&server, &volumes, vec![], &["n3"], Some("n4"), soon);
-        assert!(matches!(other, Licence::Withheld(_)), "a word about another node");
+        let other = fence_permission(&server, &volumes, vec![], &["n3"], Some("n4"), soon);
+        assert!(
+            matches!(other, FencePermission::Withheld(_)),
+            "a word about another node"
+        );
         assert_eq!(
-            licence(&server, &volumes, vec![], &["n3"], None, at("2026-01-01T00:10:00Z")),
-            Licence::Granted
+            fence_permission(&server, &volumes, vec![], &["n3"], None, at("2026-01-01T00:10:00Z")),
+            FencePermission::Granted
         );
         let canary = [cut(&["n1"], "csi", "pvc-1"), cut(&["n2"], "self-test", "rds-canary-1")];
         assert_eq!(
-            licence(&server, &canary, vec![], &["n3"], None, soon),
-            Licence::Granted,
+            fence_permission(&server, &canary, vec![], &["n3"], None, soon),
+            FencePermission::Granted,
             "a canary is nobody's loss"
         );
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use rds_crds::{RdsServer, RdsVolume};
 use serde_json::{Value, json};
 
-use super::clock::Clock;
+use super::observations::Observations;
 use super::observe::{Outside, Patience};
 use super::reconcile::{Place, reconcile};
-use super::rounds_tests::{Bed, DRIVER, OURS, bed, nowhere, typed};
+use super::resync_tests::{Bed, DRIVER, OURS, bed, nowhere, typed};
 use crate::events::Announcer;
 use crate::routeros::Client;
 use crate::volume::ApiError;
@@ -28,7 +28,7 @@ struct Passes {
     bed: Bed,
     server: RdsServer,
     client: Client,
-    clock: Clock,
+    observations: Observations,
 }
 
 impl Passes {
@@ -41,16 +41,16 @@ impl Passes {
                          "storage": {"address": "a"}, "basePath": "/p", "fencing": "Assume"}}),
             ),
             client: nowhere(),
-            clock: Clock::default(),
+            observations: Observations::default(),
         }
     }
 
     /// One pass over that volume, of which nothing comes back into the caches; what it recorded as being cut.
     async fn pass(&self, mut volume: RdsVolume) -> Result<Option<String>, ApiError> {
-        let world = &self.bed.rounds.world;
+        let world = &self.bed.resync.world;
         let outside = Outside {
             world,
-            clock: &self.clock,
+            observations: &self.observations,
             patience: Patience {
                 grace: Duration::ZERO,
                 lease: Duration::ZERO,
@@ -63,9 +63,9 @@ impl Passes {
             guard: None,
             port: 4420,
             base: "nqn".to_owned(),
-            gate: &self.bed.rounds.fleet.gate,
+            gate: &self.bed.resync.fleet.gate,
         };
-        let (announcer, _poster) = Announcer::new(world.client.clone(), "test", self.bed.rounds.metrics.clone());
+        let (announcer, _poster) = Announcer::new(world.client.clone(), "test", self.bed.resync.metrics.clone());
         let name = volume.metadata.name.clone().unwrap();
         self.bed.server.put(
             &format!("{OURS}/rdsvolumes/{name}"),

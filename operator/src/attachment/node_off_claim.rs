@@ -3,11 +3,11 @@
 //! It releases a holder without a cut, so it is believed only where nothing speaks against it: the agent is silent, the detach is
 //! wanted, and the boot ID is the one that was recorded before the connect (I4). Acted upon once.
 
-use super::standing::Pulse;
+use super::holder_state::Pulse;
 
 /// What the word amounts to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Vouch {
+pub enum NodeOffClaim {
     /// The holder with this attachment is released.
     Believed(String),
     /// It is not, and why.
@@ -37,8 +37,8 @@ pub fn node_of(word: &str) -> &str {
 
 /// Judges the annotation. `named`: the holder on [`node_of`] it, if there is one.
 #[must_use]
-pub fn judge(word: &str, named: Option<&Named>) -> Vouch {
-    let refused = |why: String| Vouch::Refused(format!("node-is-off: {word} was not acted upon: {why}"));
+pub fn judge(word: &str, named: Option<&Named>) -> NodeOffClaim {
+    let refused = |why: String| NodeOffClaim::Refused(format!("node-is-off: {word} was not acted upon: {why}"));
     let Some((node, boot)) = word.rsplit_once('/').filter(|(n, b)| !n.is_empty() && !b.is_empty()) else {
         return refused("write it as <node>/<bootID>".to_owned());
     };
@@ -49,7 +49,7 @@ pub fn judge(word: &str, named: Option<&Named>) -> Vouch {
         Pulse::Fresh => {
             return refused(format!("the agent of node {node} renews its Lease, so the node is on"));
         }
-        Pulse::Unknown => return Vouch::NotYet,
+        Pulse::Unknown => return NodeOffClaim::NotYet,
         Pulse::Stale => {}
     }
     if !named.detach_wanted {
@@ -62,7 +62,7 @@ pub fn judge(word: &str, named: Option<&Named>) -> Vouch {
         Some(recorded) if recorded != boot => refused(format!(
             "the recorded boot of node {node} is {recorded}: vouch for that one, if it has ended"
         )),
-        Some(_) | None => Vouch::Believed(named.attachment.clone()),
+        Some(_) | None => NodeOffClaim::Believed(named.attachment.clone()),
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn i4_a_word_is_believed_only_where_nothing_speaks_against_it() {
-        let believed = Vouch::Believed("uid".into());
+        let believed = NodeOffClaim::Believed("uid".into());
         assert_eq!(judge("n1/b1", Some(&named())), believed);
         let unrecorded = Named {
             boot_id: None,
@@ -96,7 +96,7 @@ mod tests {
                     ..named()
                 })
             ),
-            Vouch::NotYet
+            NodeOffClaim::NotYet
         );
         let fresh = Named {
             pulse: Pulse::Fresh,
@@ -117,8 +117,8 @@ mod tests {
             ("", Some(&named()), "<node>/<bootID>"),
         ] {
             match judge(word, named) {
-                Vouch::Refused(text) => assert!(text.contains(why), "{word}: {text}"),
-                other @ (Vouch::Believed(_) | Vouch::NotYet) => panic!("{word}: {other:?}"),
+                NodeOffClaim::Refused(text) => assert!(text.contains(why), "{word}: {text}"),
+                other @ (NodeOffClaim::Believed(_) | NodeOffClaim::NotYet) => panic!("{word}: {other:?}"),
             }
         }
         assert_eq!(node_of("n1/b1"), "n1");

@@ -13,7 +13,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::host::Disk;
 use crate::attachment::model::Reason;
-use crate::attachment::say::say;
+use crate::attachment::status_writer::say;
 
 /// Nothing is said of what was not staged.
 pub(super) fn unstaged(agent: &mut AgentStatus, now: Timestamp) {

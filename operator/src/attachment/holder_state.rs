@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rds_crds::attachment::Intent;
 
-use super::model::{Standing, Word};
+use super::model::{HolderState, Word};
 
 /// What is known of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,20 +38,20 @@ pub enum Pulse {
     Unknown,
 }
 
-/// The standing of a holder. `detach_wanted`: its attachment is going away or gone, and no VolumeAttachment wants it, read live.
+/// The state of a holder. `detach_wanted`: its attachment is going away or gone, and no VolumeAttachment wants it, read live.
 /// `mute`: nobody can ever speak for it, as its attachment does not exist, read live, or as it was [`replaced`].
 #[must_use]
-pub fn standing(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, mute: bool, grace: Duration) -> Standing {
+pub fn holder_state(node: &NodeFacts, pulse: Pulse, detach_wanted: bool, mute: bool, grace: Duration) -> HolderState {
     let evidence = match node.gone_for {
         Some(gone) => gone >= grace,
         None => node.out_of_service || mute || (!node.ready && pulse == Pulse::Stale),
     };
     let well = node.gone_for.is_none() && node.ready && !node.out_of_service && !mute && pulse == Pulse::Fresh;
     match (detach_wanted, evidence, well) {
-        (true, true, _) => Standing::Lost,
-        (true, false, true) => Standing::Leaving,
-        (false, false, true) => Standing::Alive,
-        (true | false, _, _) => Standing::Doubtful,
+        (true, true, _) => HolderState::Lost,
+        (true, false, true) => HolderState::Leaving,
+        (false, false, true) => HolderState::Alive,
+        (true | false, _, _) => HolderState::Doubtful,
     }
 }
 
@@ -92,18 +92,18 @@ pub fn word(intent: Option<&Intent>, disconnected: bool, node: &NodeFacts) -> Wo
 }
 
 /// Whether a node may be connected by what its attachment says: its agent has recorded its intent for the present generation and
-/// has not said that the connection is gone, and neither a reboot nor a person (`vouched`) speaks for it. A recorded holder has all
+/// has not said that the connection is gone, and neither a reboot nor a person (`node_off`) speaks for it. A recorded holder has all
 /// of this; where it is not recorded, somebody has changed the record by hand.
 #[must_use]
 pub fn may_be_connected(
     intent: Option<&Intent>,
     generation: u32,
     disconnected: bool,
-    vouched: bool,
+    node_off: bool,
     node: &NodeFacts,
 ) -> bool {
     // One of an older generation was cut.
-    intent.is_some_and(|i| i.generation >= generation) && !vouched && word(intent, disconnected, node) == Word::Intent
+    intent.is_some_and(|i| i.generation >= generation) && !node_off && word(intent, disconnected, node) == Word::Intent
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn table_of_standings() {
+    fn table_of_holder_states() {
         let down = NodeFacts { ready: false, ..node() };
         let gone = |s| NodeFacts {
             gone_for: Some(Duration::from_secs(s)),
@@ -135,8 +135,8 @@ mod tests {
             out_of_service: true,
             ..node()
         };
+        use HolderState::{Alive, Doubtful, Leaving, Lost};
         use Pulse::{Fresh, Stale, Unknown};
-        use Standing::{Alive, Doubtful, Leaving, Lost};
         for (facts, pulse, wanted, want) in [
             (node(), Fresh, false, Alive),
             (node(), Fresh, true, Leaving),
@@ -153,7 +153,7 @@ mod tests {
             (gone(30), Stale, false, Doubtful),
         ] {
             assert_eq!(
-                standing(&facts, pulse, wanted, false, GRACE),
+                holder_state(&facts, pulse, wanted, false, GRACE),
                 want,
                 "{facts:?} {pulse:?} {wanted}"
             );
@@ -162,8 +162,14 @@ mod tests {
 
     #[test]
     fn i4_a_holder_for_whom_nobody_can_speak_is_lost() {
-        assert_eq!(standing(&node(), Pulse::Fresh, true, true, GRACE), Standing::Lost);
-        assert_eq!(standing(&node(), Pulse::Fresh, false, true, GRACE), Standing::Doubtful);
+        assert_eq!(
+            holder_state(&node(), Pulse::Fresh, true, true, GRACE),
+            HolderState::Lost
+        );
+        assert_eq!(
+            holder_state(&node(), Pulse::Fresh, false, true, GRACE),
+            HolderState::Doubtful
+        );
         let intent = |machine: &str, boot: &str| Intent {
             boot_id: boot.into(),
             system_uuid: "s".into(),
@@ -208,7 +214,7 @@ mod tests {
             gone_for: Some(Duration::ZERO),
             ..node()
         };
-        for (intent, generation, disconnected, vouched, node, want) in [
+        for (intent, generation, disconnected, node_off, node, want) in [
             (Some(&intent), 2, false, false, node(), true),
             (Some(&intent), 1, false, false, node(), true),
             (Some(&intent), 2, false, false, gone, true),
@@ -219,9 +225,9 @@ mod tests {
             (None, 2, false, false, node(), false),
         ] {
             assert_eq!(
-                may_be_connected(intent, generation, disconnected, vouched, &node),
+                may_be_connected(intent, generation, disconnected, node_off, &node),
                 want,
-                "{intent:?} {generation} {disconnected} {vouched} {node:?}"
+                "{intent:?} {generation} {disconnected} {node_off} {node:?}"
             );
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What one leader knows of it; empty when the Lease is gained.
 #[derive(Default)]
-pub(crate) struct Gate(Mutex<State>);
+pub(crate) struct AdmissionGate(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -17,7 +17,7 @@ struct State {
     let_go: BTreeSet<(String, String)>,
 }
 
-impl Gate {
+impl AdmissionGate {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn i4_a_volume_that_cannot_be_judged_holds_up_no_other() {
-        let gate = Gate::default();
+        let gate = AdmissionGate::default();
         assert!(!gate.is_open("a"), "nothing was listed yet");
         gate.decided("a");
         assert!(!gate.is_open("a") && !gate.is_wide_open());
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn who_was_let_go_is_known_until_it_comes_back() {
-        let gate = Gate::default();
+        let gate = AdmissionGate::default();
         let nodes = |all: &[&str]| all.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         gate.passed("a", &nodes(&["n1", "n2"]), &nodes(&["n2"]));
         assert!(gate.has_let_go("a", "n1"));

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::licence::FENCE_WINDOW;
+use super::fence_permission::FENCE_WINDOW;
 
 /// Node and volume of each fence that was begun within the window, or is about to be.
 #[derive(Default)]
-pub(super) struct Cuts(Mutex<BTreeMap<(String, String), Instant>>);
+pub(super) struct FenceQuota(Mutex<BTreeMap<(String, String), Instant>>);
 
-impl Cuts {
+impl FenceQuota {
     /// Those that still count.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Instant>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
-//! [`Sight`]: what one complete, well-formed answer of the appliance says about one volume.
+//! [`ApplianceView`]: what one complete, well-formed answer of the appliance says about one volume.
 //!
 //! It exists only when there was such an answer. A timeout, a cut reply or a listing with one unreadable row makes no
-//! `Sight`; so `Free` here is proof of absence, never an outage (B47, B53).
+//! `ApplianceView`; so `Free` here is proof of absence, never an outage (B47, B53).
 
 use crate::routeros::{DiskRow, Generation, Nonce, OwnerTag, Ownership};
 
@@ -9,14 +9,14 @@ use super::want::Want;
 
 /// Everything on the appliance that touches one volume: rows with its slot, its file or its NQN, and the file itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sight {
+pub(crate) struct ApplianceView {
     /// Rows that have the slot, name the file or carry the NQN.
     pub rows: Vec<DiskRow>,
     /// Whether the image file exists.
     pub file: bool,
 }
 
-/// What a [`Sight`] means for a volume.
+/// What an [`ApplianceView`] means for a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place<'a> {
     /// Slot, file and NQN are free.
@@ -29,7 +29,7 @@ pub(crate) enum Place<'a> {
     Taken(String),
 }
 
-impl Sight {
+impl ApplianceView {
     /// What a single row that was just read back says.
     pub(crate) fn of_row(row: DiskRow) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl Sight {
                 id.path, row.slot
             ));
         }
-        if let Some(row) = self.nqn_thief(want) {
+        if let Some(row) = self.conflicting_nqn(want) {
             return Place::Taken(format!(
                 "the NQN {} is exported by the disk {} ({})",
                 id.nqn,
@@ -89,7 +89,7 @@ impl Sight {
     }
 
     /// Another row that exports the same NQN.
-    pub(crate) fn nqn_thief(&self, want: &Want) -> Option<&DiskRow> {
+    pub(crate) fn conflicting_nqn(&self, want: &Want) -> Option<&DiskRow> {
         self.rows
             .iter()
             .find(|r| r.slot != want.id.slot.as_str() && r.nqn.as_deref() == Some(want.id.nqn.as_str()))

@@ -6,9 +6,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::words::check_nqn;
+use super::connect_line::check_nqn;
 use super::{Kernel, sysfs, usage};
-use crate::attachment::decide::Key;
+use crate::attachment::decide::DisconnectKey;
 use crate::attachment::model::Use;
 use crate::fabrics::FabricsError;
 
@@ -32,14 +32,14 @@ impl Kernel {
 
     /// Ends the connection. What the target has cut is past saving; all else has to be proven unused here and now, and is held
     /// and written back until it is gone.
-    pub(super) fn part(&self, nqn: &str, key: Key) -> Result<(), FabricsError> {
+    pub(super) fn delete_controller(&self, nqn: &str, key: DisconnectKey) -> Result<(), FabricsError> {
         self.managed(nqn)?;
         if self.of(nqn).map_err(|e| FabricsError(e.to_string()))?.is_empty() {
             return Ok(());
         }
         match key {
-            Key::Fenced => self.delete_all(nqn),
-            Key::Unused | Key::Orphan => {
+            DisconnectKey::Fenced => self.delete_all(nqn),
+            DisconnectKey::Unused | DisconnectKey::Orphan => {
                 let proof = usage::prove(&self.root, &self.walks, nqn).map_err(|used| {
                     FabricsError(match used {
                         Use::Used(by) => format!("in use: {by}"),

@@ -47,11 +47,11 @@ type Told = Option<(BTreeMap<String, BTreeSet<String>>, Instant)>;
 
 /// Says who shares a host NQN: once for each change, and again every few minutes.
 #[derive(Debug, Default)]
-pub(crate) struct Clones {
+pub(crate) struct SharedHostNqns {
     told: Mutex<Told>,
 }
 
-impl Clones {
+impl SharedHostNqns {
     /// Looks at the Leases now.
     pub(super) fn tell(&self, world: &World, telemetry: &Telemetry, announcer: &Announcer) {
         let all = shared(world.leases.iter(), Timestamp::now());

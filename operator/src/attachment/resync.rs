@@ -21,11 +21,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::clones::Clones;
 use super::metrics::AttachmentMetrics;
 use super::record::{Change, changed};
+use super::shared_host_nqn::SharedHostNqns;
 use super::unwanted::{Asked, Unwanted, asked_by_csi};
-use super::wish::{Wanted, is_attached, request, wanted};
+use super::volume_attachments::{Wanted, is_attached, request, wanted};
 use crate::crash;
 use crate::events::Announcer;
 use crate::server::fleet::Fleet;
@@ -37,7 +37,7 @@ use crate::world::World;
 pub(crate) const REBUILD: &str = "rebuild";
 
 /// What a round needs.
-pub(crate) struct Rounds {
+pub(crate) struct Resync {
     pub(crate) world: World,
     pub(crate) driver: String,
     pub(crate) fleet: Arc<Fleet>,
@@ -45,7 +45,7 @@ pub(crate) struct Rounds {
     pub(crate) telemetry: Telemetry,
     pub(crate) metrics: AttachmentMetrics,
     pub(crate) announcer: Announcer,
-    pub(crate) clones: Clones,
+    pub(crate) shared_host_nqns: SharedHostNqns,
     pub(crate) every: Duration,
     pub(crate) unwanted: Unwanted,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Rounds {
 /// A round that left a volume undecided is made again: so soon, and ever later.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-impl Rounds {
+impl Resync {
     /// Runs until `stop`, the first round at once (R57).
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut tick = interval(self.every);
@@ -79,7 +79,8 @@ impl Rounds {
     async fn round(&self) {
         let (started, now) = (Instant::now(), Timestamp::now());
         let looked = self.wake();
-        self.clones.tell(&self.world, &self.telemetry, &self.announcer);
+        self.shared_host_nqns
+            .tell(&self.world, &self.telemetry, &self.announcer);
         match self.rebuild().await {
             Ok((made, missing)) => {
                 if missing == 0 {
@@ -135,7 +136,7 @@ impl Rounds {
         let all = wanted(&self.driver, wishes, volumes);
         let known: BTreeSet<(&str, &str)> = all
             .iter()
-            .map(|w| (w.handle.as_str(), w.wish.spec.node_name.as_str()))
+            .map(|w| (w.handle.as_str(), w.va.spec.node_name.as_str()))
             .collect();
         let gate = &self.fleet.gate;
         gate.forget(|volume, node| known.contains(&(volume, node)));
@@ -162,7 +163,7 @@ impl Rounds {
                         missing += 1;
                         warn!(
                             volume,
-                            node = wanted.wish.spec.node_name,
+                            node = wanted.va.spec.node_name,
                             why,
                             "attached, and its RdsAttachment is missing"
                         );
@@ -202,7 +203,7 @@ impl Rounds {
     /// Whether the caches show all that belongs to it. The first look at a volume wants its holder too: csi-attacher may have made a
     /// lost RdsAttachment again by now.
     fn fits(&self, wanted: &Wanted) -> bool {
-        let node = &wanted.wish.spec.node_name;
+        let node = &wanted.va.spec.node_name;
         let name = rds_crds::identity::attachment_name(&wanted.handle, node);
         let recorded = || self.world.volumes.get(&wanted.handle).is_some_and(|v| holds(&v, node));
         self.world.attachments.get(&name).is_some() && (self.fleet.gate.is_open(&wanted.handle) || recorded())
@@ -210,7 +211,7 @@ impl Rounds {
 
     /// Opens the record of holders where it misses that node; whether its RdsAttachment is missing. An error: nothing is known.
     async fn judge(&self, wanted: &Wanted) -> Result<bool, String> {
-        let node = &wanted.wish.spec.node_name;
+        let node = &wanted.va.spec.node_name;
         let told = |what: &str, e: &kube::Error| format!("cannot {what}: {}", chain(e));
         let attachments: Api<RdsAttachment> = Api::all(self.world.client.clone());
         let name = rds_crds::identity::attachment_name(&wanted.handle, node);
@@ -229,15 +230,15 @@ impl Rounds {
         }
         // A detach is asked for before a holder goes: read behind the holders, only this tells a hole from a detach.
         let wishes: Api<VolumeAttachment> = Api::all(self.world.client.clone());
-        let wish = wishes.get_opt(&wanted.wish.name_any()).await;
-        let wish = wish.map_err(|e| told("read its VolumeAttachment again", &e))?;
+        let va = wishes.get_opt(&wanted.va.name_any()).await;
+        let va = va.map_err(|e| told("read its VolumeAttachment again", &e))?;
         let still = |w: &VolumeAttachment| {
-            w.metadata.uid == wanted.wish.metadata.uid && w.metadata.deletion_timestamp.is_none() && is_attached(w)
+            w.metadata.uid == wanted.va.metadata.uid && w.metadata.deletion_timestamp.is_none() && is_attached(w)
         };
-        if !wish.as_ref().is_some_and(still) {
+        if !va.as_ref().is_some_and(still) {
             return Ok(false);
         }
-        let explained = cut_since(&volume, &wanted.wish) || self.fleet.gate.has_let_go(&wanted.handle, node);
+        let explained = cut_since(&volume, &wanted.va) || self.fleet.gate.has_let_go(&wanted.handle, node);
         if !explained && !is_open(&volume) {
             let open = Change::OpenRecord;
             let store = crate::volume::Store::new(&self.world.client);
@@ -256,7 +257,7 @@ impl Rounds {
 
     /// Makes the RdsAttachment again; whether it was missing still.
     async fn restore(&self, wanted: &Wanted) -> Result<bool, String> {
-        let node = &wanted.wish.spec.node_name;
+        let node = &wanted.va.spec.node_name;
         let told = |what: &str, e: &kube::Error| format!("cannot {what}: {}", chain(e));
         let pv = wanted.volume.as_ref().ok_or("its PersistentVolume is missing too")?;
         let volumes: Api<RdsVolume> = Api::all(self.world.client.clone());
@@ -289,8 +290,8 @@ impl Rounds {
     /// A detach that ended meanwhile found nothing to delete: then it is deleted here. One that comes later finds it.
     async fn still_wanted(&self, wanted: &Wanted, made: &RdsAttachment) {
         let wishes: Api<VolumeAttachment> = Api::all(self.world.client.clone());
-        match wishes.get_opt(&wanted.wish.name_any()).await {
-            Ok(Some(now)) if now.metadata.uid == wanted.wish.metadata.uid => return,
+        match wishes.get_opt(&wanted.va.name_any()).await {
+            Ok(Some(now)) if now.metadata.uid == wanted.va.metadata.uid => return,
             Ok(_) => {}
             Err(error) => {
                 debug!(error = chain(&error), "cannot read the VolumeAttachment again");
@@ -334,14 +335,10 @@ fn is_open(volume: &RdsVolume) -> bool {
 
 /// Whether the node was cut off after it was attached: then it is no holder rightly. A cut of before says nothing, as the node may have
 /// got the volume again since.
-fn cut_since(volume: &RdsVolume, wish: &VolumeAttachment) -> bool {
-    let Some(made) = &wish.metadata.creation_timestamp else {
+fn cut_since(volume: &RdsVolume, va: &VolumeAttachment) -> bool {
+    let Some(made) = &va.metadata.creation_timestamp else {
         return false;
     };
     let status = volume.status.as_ref();
-    status.is_some_and(|s| {
-        s.fenced
-            .iter()
-            .any(|f| f.node == wish.spec.node_name && f.at.0 > made.0)
-    })
+    status.is_some_and(|s| s.fenced.iter().any(|f| f.node == va.spec.node_name && f.at.0 > made.0))
 }

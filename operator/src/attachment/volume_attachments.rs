@@ -10,7 +10,7 @@ use kube::ResourceExt;
 /// A VolumeAttachment that is attached.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    pub(super) wish: VolumeAttachment,
+    pub(super) va: VolumeAttachment,
     /// `None`: somebody has removed it by force.
     pub(super) volume: Option<PersistentVolume>,
     /// Name of the RdsVolume.
@@ -22,8 +22,8 @@ pub(super) struct Wanted {
 pub(super) fn wanted(driver: &str, all: Vec<VolumeAttachment>, volumes: Vec<PersistentVolume>) -> Vec<Wanted> {
     let volumes: BTreeMap<String, PersistentVolume> = volumes.into_iter().map(|v| (v.name_any(), v)).collect();
     let ours = all.into_iter().filter(|a| a.spec.attacher == driver && is_attached(a));
-    let known = ours.filter_map(|wish| {
-        let name = wish.spec.source.persistent_volume_name.clone()?;
+    let known = ours.filter_map(|va| {
+        let name = va.spec.source.persistent_volume_name.clone()?;
         let volume = volumes.get(&name).cloned();
         let handle = match &volume {
             Some(volume) => {
@@ -32,13 +32,13 @@ pub(super) fn wanted(driver: &str, all: Vec<VolumeAttachment>, volumes: Vec<Pers
             }
             None => name,
         };
-        Some(Wanted { wish, volume, handle })
+        Some(Wanted { va, volume, handle })
     });
     known.collect()
 }
 
-pub(super) fn is_attached(wish: &VolumeAttachment) -> bool {
-    wish.status.as_ref().is_some_and(|s| s.attached)
+pub(super) fn is_attached(va: &VolumeAttachment) -> bool {
+    va.status.as_ref().is_some_and(|s| s.attached)
 }
 
 /// What csi-attacher asks for such a volume.
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn only_what_this_driver_has_attached_counts() {
-        let wish = |name: &str, attacher: &str, volume: serde_json::Value, attached: bool| -> VolumeAttachment {
+        let va = |name: &str, attacher: &str, volume: serde_json::Value, attached: bool| -> VolumeAttachment {
             serde_json::from_value(json!({"metadata": {"name": name}, "status": {"attached": attached},
                 "spec": {"attacher": attacher, "nodeName": "n1", "source": volume}}))
             .unwrap()
@@ -96,13 +96,13 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
         };
         let all = vec![
-            wish("plain", "d", of("pv-1"), true),
-            wish("not yet", "d", of("pv-1"), false),
-            wish("of another driver", "e", of("pv-1"), true),
-            wish("inline", "d", json!({"inlineVolumeSpec": {}}), true),
-            wish("volume of another driver", "d", of("pv-2"), true),
-            wish("no CSI volume", "d", of("pv-3"), true),
-            wish("volume removed by force", "d", of("pv-4"), true),
+            va("plain", "d", of("pv-1"), true),
+            va("not yet", "d", of("pv-1"), false),
+            va("of another driver", "e", of("pv-1"), true),
+            va("inline", "d", json!({"inlineVolumeSpec": {}}), true),
+            va("volume of another driver", "d", of("pv-2"), true),
+            va("no CSI volume", "d", of("pv-3"), true),
+            va("volume removed by force", "d", of("pv-4"), true),
         ];
         let volumes = vec![
             volume("pv-1", json!({"csi": {"driver": "d", "volumeHandle": "by-hand"}})),
@@ -112,7 +112,7 @@ mod tests {
         let found = wanted("d", all, volumes);
         let found: Vec<_> = found
             .iter()
-            .map(|w| (w.wish.name_any(), w.handle.as_str(), w.volume.is_some()))
+            .map(|w| (w.va.name_any(), w.handle.as_str(), w.volume.is_some()))
             .collect();
         assert_eq!(
             found,

@@ -25,12 +25,12 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// The time for which the Lease is ours; clones share it.
 #[derive(Clone)]
-pub(super) struct Tenure {
+pub(super) struct LeaseTerm {
     identity: Arc<str>,
     end: watch::Sender<Option<Instant>>,
 }
 
-impl Tenure {
+impl LeaseTerm {
     /// None yet, of the holder with that name.
     pub(super) fn new(identity: &str) -> Self {
         Self {
@@ -42,16 +42,16 @@ impl Tenure {
     /// The same client; the Leases that it is answered with are noted here.
     pub(super) fn listen(&self, client: Client) -> Client {
         let namespace = client.default_namespace().to_owned();
-        let tenure = self.clone();
+        let lease_term = self.clone();
         let service = service_fn(move |request: Request<Body>| {
-            let (client, tenure) = (client.clone(), tenure.clone());
+            let (client, lease_term) = (client.clone(), lease_term.clone());
             async move {
                 let (head, body) = client.send(request).await?.into_parts();
                 let body = body.collect_bytes().await?;
                 if head.status.is_success()
                     && let Ok(lease) = serde_json::from_slice::<Lease>(&body)
                 {
-                    tenure.note(&lease, Timestamp::now());
+                    lease_term.note(&lease, Timestamp::now());
                 }
                 Ok::<_, kube::Error>(Response::from_parts(head, Body::from(body)))
             }
@@ -123,25 +123,33 @@ mod tests {
         }
     }
 
-    fn left(tenure: &Tenure) -> Option<Duration> {
-        tenure.end.borrow().map(|end| end.duration_since(Instant::now()))
+    fn left(lease_term: &LeaseTerm) -> Option<Duration> {
+        lease_term.end.borrow().map(|end| end.duration_since(Instant::now()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_lead_ends_before_the_lease_by_the_age_of_its_renewal() {
-        let (tenure, now) = (Tenure::new("me"), Timestamp::now());
+        let (lease_term, now) = (LeaseTerm::new("me"), Timestamp::now());
         let ago = |seconds: i64| now - jiff::SignedDuration::from_secs(seconds);
-        assert!(!tenure.lasts(), "nothing is known");
-        tenure.note(&lease("me", ago(0)), now);
-        assert_eq!(left(&tenure), Some(Duration::from_secs(14)));
-        tenure.note(&lease("me", ago(9)), now);
-        assert_eq!(left(&tenure), Some(Duration::from_secs(5)), "an answer that took long");
-        tenure.note(&lease("me", ago(-60)), now);
-        assert_eq!(left(&tenure), Some(Duration::from_secs(14)), "the clock was set back");
-        tenure.note(&lease("me", ago(3600)), now);
-        assert!(!tenure.lasts(), "found in our name, of a former life");
-        tenure.note(&lease("me", ago(0)), now);
-        tenure.note(&lease("other", ago(0)), now);
-        assert!(!tenure.lasts(), "somebody else has it");
+        assert!(!lease_term.lasts(), "nothing is known");
+        lease_term.note(&lease("me", ago(0)), now);
+        assert_eq!(left(&lease_term), Some(Duration::from_secs(14)));
+        lease_term.note(&lease("me", ago(9)), now);
+        assert_eq!(
+            left(&lease_term),
+            Some(Duration::from_secs(5)),
+            "an answer that took long"
+        );
+        lease_term.note(&lease("me", ago(-60)), now);
+        assert_eq!(
+            left(&lease_term),
+            Some(Duration::from_secs(14)),
+            "the clock was set back"
+        );
+        lease_term.note(&lease("me", ago(3600)), now);
+        assert!(!lease_term.lasts(), "found in our name, of a former life");
+        lease_term.note(&lease("me", ago(0)), now);
+        lease_term.note(&lease("other", ago(0)), now);
+        assert!(!lease_term.lasts(), "somebody else has it");
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::act::{Agent, LONGEST_WAIT, Memory, lock};
-use super::decide::Key;
+use super::decide::DisconnectKey;
 use super::model::{Failure, Grant, Reason, SessionSeen, Sessions, Use};
 use crate::fabrics::{ConnectError, Link, Options, Session, Target};
 use crate::{crash, nqn};
@@ -136,7 +136,7 @@ impl Agent {
             let _running = running;
             let answer = fabrics.connect(&target);
             if answer.is_ok() {
-                fabrics.disconnect(&target.nqn, Key::Fenced).ok();
+                fabrics.disconnect(&target.nqn, DisconnectKey::Fenced).ok();
             }
             answer.map(drop)
         });
@@ -165,7 +165,7 @@ impl Agent {
         self.went(name, failure);
     }
 
-    pub(super) async fn disconnect(&self, name: &str, nqn: String, key: Key) {
+    pub(super) async fn disconnect(&self, name: &str, nqn: String, key: DisconnectKey) {
         let done = self.end_session(nqn.clone(), key).await;
         crash::after("disconnect");
         let failure = done.err().map(|why| Failure {
@@ -180,7 +180,7 @@ impl Agent {
     }
 
     /// Ends the session; only ever called with one of the keys.
-    pub(super) async fn end_session(&self, nqn: String, key: Key) -> Result<(), String> {
+    pub(super) async fn end_session(&self, nqn: String, key: DisconnectKey) -> Result<(), String> {
         if !nqn.starts_with(self.prefix()) {
             return Err(format!("{nqn} does not begin with {}", self.prefix()));
         }
@@ -250,11 +250,11 @@ impl Agent {
     }
 }
 
-fn warn_if_lost(key: Key, nqn: &str) {
+fn warn_if_lost(key: DisconnectKey, nqn: &str) {
     match key {
-        Key::Unused => info!(nqn, "disconnected"),
-        Key::Orphan => warn!(nqn, "disconnected: nothing in the cluster speaks of it"),
-        Key::Fenced => warn!(nqn, "disconnected: this node was cut at the target, data may be lost"),
+        DisconnectKey::Unused => info!(nqn, "disconnected"),
+        DisconnectKey::Orphan => warn!(nqn, "disconnected: nothing in the cluster speaks of it"),
+        DisconnectKey::Fenced => warn!(nqn, "disconnected: this node was cut at the target, data may be lost"),
     }
 }
 
@@ -332,7 +332,7 @@ mod tests {
     use super::super::model::Host;
     use super::*;
     use crate::fabrics::{Fabrics, FabricsError};
-    use crate::untold::Untold;
+    use crate::unreported_losses::UnreportedLosses;
 
     const NQN: &str = "nqn.2000-02.com.mikrotik:pvc-1";
 
@@ -348,7 +348,7 @@ mod tests {
             Err(ConnectError::Refused(to.nqn.clone()))
         }
 
-        fn disconnect(&self, _: &str, _: Key) -> Result<(), FabricsError> {
+        fn disconnect(&self, _: &str, _: DisconnectKey) -> Result<(), FabricsError> {
             Ok(())
         }
 
@@ -389,8 +389,8 @@ mod tests {
             held: Mutex::new(held),
         });
         let state = tempfile::tempdir().unwrap();
-        let untold = Untold::load(state.path()).unwrap();
-        let agent = Arc::new(Agent::new(client, slow.clone(), host, NQN.into(), untold));
+        let unreported = UnreportedLosses::load(state.path()).unwrap();
+        let agent = Arc::new(Agent::new(client, slow.clone(), host, NQN.into(), unreported));
         let begun = Instant::now();
         let look = tokio::spawn({
             let agent = agent.clone();

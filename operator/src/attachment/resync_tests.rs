@@ -1,4 +1,4 @@
-//! Rounds over the attachments against an API server with these answers, and what a new leader admits meanwhile.
+//! The resync of all attachments against an API server with these answers, and what a new leader admits meanwhile.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,13 +16,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::{Request, Response};
 
-use super::clock::Clock;
 use super::metrics::AttachmentMetrics;
+use super::observations::Observations;
 use super::observe::{Outside, Patience};
 use super::reconcile::{Place, reconcile};
-use super::rounds::Rounds;
+use super::resync::Resync;
 use super::unwanted::Unwanted;
-use crate::attachment::Clones;
+use crate::attachment::SharedHostNqns;
 use crate::events::Announcer;
 use crate::routeros::Target;
 use crate::telemetry::Telemetry;
@@ -94,7 +94,7 @@ impl Server {
 
 pub(super) struct Bed {
     pub(super) server: Server,
-    pub(super) rounds: Rounds,
+    pub(super) resync: Resync,
     volumes: crate::world::Feed<rds_crds::RdsVolume>,
     attachments: crate::world::Feed<rds_crds::RdsAttachment>,
 }
@@ -120,9 +120,9 @@ pub(super) fn bed() -> Bed {
     };
     let telemetry = Telemetry::new().unwrap();
     let metrics = AttachmentMetrics::new(&telemetry).unwrap();
-    let rounds = Rounds {
+    let resync = Resync {
         announcer: Announcer::new(world.client.clone(), "test", metrics.clone()).0,
-        clones: Clones::default(),
+        shared_host_nqns: SharedHostNqns::default(),
         world,
         driver: DRIVER.to_owned(),
         fleet: Arc::default(),
@@ -134,7 +134,7 @@ pub(super) fn bed() -> Bed {
     };
     Bed {
         server,
-        rounds,
+        resync,
         volumes: volume_feed,
         attachments: attachment_feed,
     }
@@ -155,7 +155,7 @@ pub(super) fn nowhere() -> crate::routeros::Client {
     crate::routeros::Client::connect(&target, None)
 }
 
-fn wish(volume: &str, node: &str) -> Value {
+fn va(volume: &str, node: &str) -> Value {
     json!({"metadata": {"name": format!("{volume}-{node}"), "uid": "w", "creationTimestamp": "2026-01-01T12:00:00Z"},
         "spec": {"attacher": DRIVER, "nodeName": node, "source": {"persistentVolumeName": volume}},
         "status": {"attached": true}})
@@ -190,18 +190,18 @@ fn record(volume: &str, node: &str) -> Value {
 impl Bed {
     /// These are attached for Kubernetes, to node n1.
     fn attached(&self, names: &[&str]) {
-        let wishes: Vec<Value> = names.iter().map(|name| wish(name, "n1")).collect();
+        let wishes: Vec<Value> = names.iter().map(|name| va(name, "n1")).collect();
         let bound: Vec<Value> = names.iter().map(|name| bound(name)).collect();
         self.server.list(WISHES, &wishes);
         self.server.list(VOLUMES, &bound);
-        for wish in wishes {
-            let name = wish["metadata"]["name"].as_str().unwrap().to_owned();
-            self.server.put(&format!("{WISHES}/{name}"), wish);
+        for va in wishes {
+            let name = va["metadata"]["name"].as_str().unwrap().to_owned();
+            self.server.put(&format!("{WISHES}/{name}"), va);
         }
     }
 
     fn is_open(&self, volume: &str) -> bool {
-        self.rounds.fleet.gate.is_open(volume)
+        self.resync.fleet.gate.is_open(volume)
     }
 }
 
@@ -224,8 +224,8 @@ async fn a_healthy_cluster_waits_for_one_list_and_nothing_else() {
     bed.volumes.take(Event::Apply(typed(volume("a", held_by("n1")))));
     bed.attachments.take(Event::Apply(typed(record("a", "n1"))));
     assert!(!bed.is_open("a"), "nothing was looked at yet");
-    assert_eq!(bed.rounds.rebuild().await.unwrap(), (0, 0));
-    assert!(bed.is_open("a") && bed.is_open("made-later") && bed.rounds.fleet.gate.is_wide_open());
+    assert_eq!(bed.resync.rebuild().await.unwrap(), (0, 0));
+    assert!(bed.is_open("a") && bed.is_open("made-later") && bed.resync.fleet.gate.is_wide_open());
     let mut asked = bed.server.asked();
     asked.sort();
     assert_eq!(asked, [format!("GET {VOLUMES}"), format!("GET {WISHES}")]);
@@ -239,14 +239,14 @@ async fn what_nobody_wants_is_detached_in_the_end() {
     object["metadata"]["labels"] = json!({"rds.csi.srvlab.io/made-by": "csi"});
     bed.volumes.take(Event::Apply(typed(volume("a", held_by("n1")))));
     bed.attachments.take(Event::Apply(typed(object)));
-    bed.rounds.rebuild().await.unwrap();
+    bed.resync.rebuild().await.unwrap();
     assert_eq!(bed.server.written(), [""; 0]);
     tokio::time::advance(Duration::from_secs(601)).await;
     bed.server.put(WISHES, Value::Null);
-    bed.rounds.rebuild().await.unwrap_err();
+    bed.resync.rebuild().await.unwrap_err();
     assert_eq!(bed.server.written(), [""; 0], "no list, no word");
     bed.server.list(WISHES, &[]);
-    bed.rounds.rebuild().await.unwrap();
+    bed.resync.rebuild().await.unwrap();
     let path = format!("{OURS}/rdsattachments/{}", attachment_name("a", "n1"));
     assert_eq!(bed.server.written(), [format!("DELETE {path}")]);
 }
@@ -255,7 +255,7 @@ async fn what_nobody_wants_is_detached_in_the_end() {
 async fn r59_no_list_opens_nothing() {
     let bed = bed();
     bed.server.put(WISHES, Value::Null);
-    assert!(bed.rounds.rebuild().await.is_err());
+    assert!(bed.resync.rebuild().await.is_err());
     assert!(!bed.is_open("a"));
 }
 
@@ -277,7 +277,7 @@ async fn i4_only_what_nothing_explains_is_a_hole_in_the_record() {
         let bed = bed();
         bed.attached(&["a"]);
         bed.server.put(&path_of("a"), volume("a", status));
-        assert_eq!(bed.rounds.rebuild().await.unwrap(), (1, 0), "{what}");
+        assert_eq!(bed.resync.rebuild().await.unwrap(), (1, 0), "{what}");
         let written = bed.server.written();
         assert_eq!(written.contains(&status_of("a")), hole, "{what}: {written:?}");
         assert_eq!(written.last(), Some(&made()), "{what}: its object comes last");
@@ -292,8 +292,8 @@ async fn i4_whom_this_leader_has_let_go_is_no_hole() {
     bed.attached(&["a"]);
     bed.server.put(&path_of("a"), volume("a", json!({})));
     let (before, after) = (["n1".to_owned()], []);
-    bed.rounds.fleet.gate.passed("a", &before, &after);
-    assert_eq!(bed.rounds.rebuild().await.unwrap(), (1, 0));
+    bed.resync.fleet.gate.passed("a", &before, &after);
+    assert_eq!(bed.resync.rebuild().await.unwrap(), (1, 0));
     assert_eq!(bed.server.written(), [made()]);
 }
 
@@ -307,19 +307,19 @@ async fn i4_a_detach_that_ends_meanwhile_is_no_hole() {
         let bed = bed();
         bed.attached(&["a"]);
         bed.server.put(&path_of("a"), volume("a", json!({})));
-        let mut late = wish("a", "n1");
+        let mut late = va("a", "n1");
         for (key, value) in now.as_object().unwrap() {
             late["metadata"][key] = value.clone();
         }
         bed.server.put(&path, late);
-        assert_eq!(bed.rounds.rebuild().await.unwrap(), (0, 0), "{what}");
+        assert_eq!(bed.resync.rebuild().await.unwrap(), (0, 0), "{what}");
         assert!(bed.server.written().is_empty() && bed.is_open("a"), "{what}");
     }
     let bed = bed();
     bed.attached(&["a"]);
     bed.server.put(&path_of("a"), volume("a", json!({})));
     bed.server.0.lock().unwrap().0.remove(&path);
-    assert_eq!(bed.rounds.rebuild().await.unwrap(), (0, 0), "gone");
+    assert_eq!(bed.resync.rebuild().await.unwrap(), (0, 0), "gone");
     assert!(bed.server.written().is_empty());
 }
 
@@ -334,7 +334,7 @@ async fn i4_a_volume_that_cannot_be_judged_stays_closed_and_holds_up_nobody() {
     bed.server.put(&path_of("rebuilt"), volume("rebuilt", json!({})));
     bed.volumes.take(Event::Apply(typed(volume("well", held_by("n1")))));
     bed.attachments.take(Event::Apply(typed(record("well", "n1"))));
-    assert_eq!(bed.rounds.rebuild().await.unwrap(), (1, 3));
+    assert_eq!(bed.resync.rebuild().await.unwrap(), (1, 3));
     let open: Vec<&str> = all.into_iter().filter(|v| bed.is_open(v)).collect();
     assert_eq!(open, ["well", "rebuilt"]);
     assert!(bed.is_open("of nobody"));
@@ -343,11 +343,11 @@ async fn i4_a_volume_that_cannot_be_judged_stays_closed_and_holds_up_nobody() {
     // Each of them opens once it can be judged.
     bed.server
         .put(&path_of("no-answer"), volume("no-answer", held_by("n1")));
-    bed.server.put(&format!("{WISHES}/no-wish-n1"), wish("no-wish", "n1"));
+    bed.server.put(&format!("{WISHES}/no-wish-n1"), va("no-wish", "n1"));
     bed.server.put(&path_of("no-volume"), volume("no-volume", json!({})));
     bed.attachments.take(Event::Apply(typed(record("rebuilt", "n1"))));
-    assert_eq!(bed.rounds.rebuild().await.unwrap(), (3, 0));
-    assert!(bed.rounds.fleet.gate.is_wide_open());
+    assert_eq!(bed.resync.rebuild().await.unwrap(), (3, 0));
+    assert!(bed.resync.fleet.gate.is_wide_open());
     let written = bed.server.written();
     assert!(!written.contains(&status_of("no-answer")), "{written:?}");
     assert!(written.contains(&status_of("no-wish")) && written.contains(&status_of("no-volume")));
@@ -360,7 +360,7 @@ async fn i4_a_persistentvolume_that_was_removed_by_force_hides_no_hole() {
     bed.server.list(VOLUMES, &[]);
     bed.server.put(&path_of("a"), volume("a", json!({})));
     assert_eq!(
-        bed.rounds.rebuild().await.unwrap(),
+        bed.resync.rebuild().await.unwrap(),
         (0, 1),
         "nothing says what to make again"
     );
@@ -376,10 +376,10 @@ async fn i4_an_object_that_csi_attacher_made_again_hides_no_hole_from_a_new_lead
     let path = format!("{OURS}/rdsattachments/{}", attachment_name("a", "n1"));
     bed.server.put(&path, record("a", "n1"));
     bed.attachments.take(Event::Apply(typed(record("a", "n1"))));
-    assert_eq!(bed.rounds.rebuild().await.unwrap(), (0, 0));
+    assert_eq!(bed.resync.rebuild().await.unwrap(), (0, 0));
     assert_eq!(bed.server.written(), [status_of("a")]);
     // Once the gate is open, what is there is there.
-    assert_eq!(bed.rounds.rebuild().await.unwrap(), (0, 0));
+    assert_eq!(bed.resync.rebuild().await.unwrap(), (0, 0));
     assert!(bed.server.written().is_empty());
 }
 
@@ -394,17 +394,17 @@ async fn a_new_leader_makes_a_publish_wait_and_does_not_refuse_it() {
     bed.attachments.take(Event::Apply(typed(record("a", "n1"))));
     let path = format!("{OURS}/rdsattachments/{}", attachment_name("a", "n1"));
     bed.server.put(&path, record("a", "n1"));
-    let world = &bed.rounds.world;
+    let world = &bed.resync.world;
     let server = typed(
         json!({"apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsServer", "metadata": {"name": "s"},
         "spec": {"management": {"address": "a", "user": "u"}, "secretRef": {"name": "s"}, "storage": {"address": "a"},
                  "basePath": "/p"}}),
     );
-    let clock = Clock::default();
+    let observations = Observations::default();
     let minute = Duration::from_secs(60);
     let outside = Outside {
         world,
-        clock: &clock,
+        observations: &observations,
         patience: Patience {
             grace: minute,
             lease: minute,
@@ -418,14 +418,14 @@ async fn a_new_leader_makes_a_publish_wait_and_does_not_refuse_it() {
         guard: None,
         port: 4420,
         base: "nqn".to_owned(),
-        gate: &bed.rounds.fleet.gate,
+        gate: &bed.resync.fleet.gate,
     };
-    let (announcer, _poster) = Announcer::new(world.client.clone(), "test", bed.rounds.metrics.clone());
+    let (announcer, _poster) = Announcer::new(world.client.clone(), "test", bed.resync.metrics.clone());
     let pass = async || reconcile(&mut typed(free.clone()), &place, &outside, &announcer).await;
     let again = pass().await.unwrap();
     assert!(again.is_some(), "it is looked at again");
     assert!(bed.server.written().is_empty(), "it was answered while nobody can know");
-    bed.rounds.rebuild().await.unwrap();
+    bed.resync.rebuild().await.unwrap();
     pass().await.unwrap();
     let written = bed.server.written();
     assert_eq!(written.first(), Some(&status_of("a")), "{written:?}");

@@ -6,7 +6,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::decide::{Key, cut_at_target};
+use super::decide::{DisconnectKey, cut_at_target};
 use super::model::{SessionSeen, VolumeSeen};
 
 /// Clocks of two machines may differ by this.
@@ -14,7 +14,7 @@ const SKEW: SignedDuration = SignedDuration::from_secs(10);
 
 /// What was read, live, for one look at such a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LonelySeen {
+pub(super) struct OrphanSeen {
     pub(super) session: SessionSeen,
     /// The volume with that base.
     pub(super) volume: Option<VolumeSeen>,
@@ -34,12 +34,12 @@ pub(super) struct LonelySeen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It ends by that key, once a second look agrees. An orphan also has to be proven unused.
-    End(Key),
+    End(DisconnectKey),
     /// It stays, for this reason.
     Stay(&'static str),
 }
 
-pub(super) fn judge(prefix: &str, seen: &LonelySeen) -> Verdict {
+pub(super) fn judge(prefix: &str, seen: &OrphanSeen) -> Verdict {
     let Some(volume) = &seen.volume else {
         return Verdict::Stay("no RdsVolume has that NQN");
     };
@@ -47,7 +47,7 @@ pub(super) fn judge(prefix: &str, seen: &LonelySeen) -> Verdict {
         return Verdict::Stay("an attachment of this node speaks of it again");
     }
     if cut_at_target(prefix, &seen.session, volume) {
-        return Verdict::End(Key::Fenced);
+        return Verdict::End(DisconnectKey::Fenced);
     }
     if !seen.session.nqn.starts_with(prefix) {
         return Verdict::Stay("it is not managed");
@@ -62,7 +62,7 @@ pub(super) fn judge(prefix: &str, seen: &LonelySeen) -> Verdict {
     if since.is_none() || seen.complete_now == seen.complete_then {
         return Verdict::Stay("the operator has not said since that its list of attachments is complete");
     }
-    Verdict::End(Key::Orphan)
+    Verdict::End(DisconnectKey::Orphan)
 }
 
 #[cfg(test)]
@@ -86,8 +86,8 @@ mod tests {
         }
     }
 
-    fn orphan() -> LonelySeen {
-        LonelySeen {
+    fn orphan() -> OrphanSeen {
+        OrphanSeen {
             session: SessionSeen {
                 nqn: format!("{PREFIX}1"),
                 generation: Some(1),
@@ -108,8 +108,8 @@ mod tests {
 
     #[test]
     fn i8_an_orphan_needs_everything_at_once() {
-        assert_eq!(judge(PREFIX, &orphan()), Verdict::End(Key::Orphan));
-        let stays = |what: &str, change: &dyn Fn(&mut LonelySeen)| {
+        assert_eq!(judge(PREFIX, &orphan()), Verdict::End(DisconnectKey::Orphan));
+        let stays = |what: &str, change: &dyn Fn(&mut OrphanSeen)| {
             let mut seen = orphan();
             change(&mut seen);
             assert!(matches!(judge(PREFIX, &seen), Verdict::Stay(_)), "{what}: {seen:?}");
@@ -132,7 +132,7 @@ mod tests {
     fn what_was_cut_goes_without_the_operators_word() {
         let mut cut = orphan();
         (cut.volume, cut.any_attachment, cut.complete_now) = (Some(volume(2)), false, None);
-        assert_eq!(judge(PREFIX, &cut), Verdict::End(Key::Fenced));
+        assert_eq!(judge(PREFIX, &cut), Verdict::End(DisconnectKey::Fenced));
         cut.attachment = true;
         assert!(
             matches!(judge(PREFIX, &cut), Verdict::Stay(_)),

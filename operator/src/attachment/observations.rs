@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cuts::Cuts;
+use super::fence_quota::FenceQuota;
 
 /// Of one leader.
 #[derive(Default)]
-pub(crate) struct Clock {
+pub(crate) struct Observations {
     seen: Mutex<HashMap<String, Watched>>,
     /// Whom it has begun to cut.
-    pub(super) cuts: Cuts,
+    pub(super) fence_quota: FenceQuota,
 }
 
 struct Watched {
@@ -27,7 +27,7 @@ fn live(key: &str) -> String {
     format!("{key}/live")
 }
 
-impl Clock {
+impl Observations {
     fn seen(&self) -> MutexGuard<'_, HashMap<String, Watched>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,25 +89,25 @@ mod tests {
 
     #[test]
     fn i4_what_a_new_leader_finds_is_no_renewal_that_it_saw() {
-        let clock = Clock::default();
-        clock.unchanged("lease/a".to_owned(), "10:00");
-        assert!(!clock.has_changed("lease/a") && !clock.has_changed("lease/b"));
-        clock.unchanged("lease/a".to_owned(), "10:00");
-        clock.unchanged_live("lease/a", "10:00");
-        assert!(!clock.has_changed("lease/a"));
-        clock.unchanged("lease/a".to_owned(), "10:05");
-        clock.unchanged("lease/a".to_owned(), "10:05");
-        assert!(clock.has_changed("lease/a"));
-        clock.unchanged("lease/b".to_owned(), "10:00");
-        clock.unchanged_live("lease/b", "10:05");
-        assert!(clock.has_changed("lease/b"), "a live read is seen too");
+        let observations = Observations::default();
+        observations.unchanged("lease/a".to_owned(), "10:00");
+        assert!(!observations.has_changed("lease/a") && !observations.has_changed("lease/b"));
+        observations.unchanged("lease/a".to_owned(), "10:00");
+        observations.unchanged_live("lease/a", "10:00");
+        assert!(!observations.has_changed("lease/a"));
+        observations.unchanged("lease/a".to_owned(), "10:05");
+        observations.unchanged("lease/a".to_owned(), "10:05");
+        assert!(observations.has_changed("lease/a"));
+        observations.unchanged("lease/b".to_owned(), "10:00");
+        observations.unchanged_live("lease/b", "10:05");
+        assert!(observations.has_changed("lease/b"), "a live read is seen too");
     }
 
     #[tokio::test(start_paused = true)]
     async fn i8_what_is_read_live_counts_from_when_it_was_seen_first() {
-        let (clock, second) = (Clock::default(), Duration::from_secs(1));
-        let cached = |value: &str| clock.unchanged("k".to_owned(), value).as_secs();
-        let live = |value: &str| clock.unchanged_live("k", value).as_secs();
+        let (observations, second) = (Observations::default(), Duration::from_secs(1));
+        let cached = |value: &str| observations.unchanged("k".to_owned(), value).as_secs();
+        let live = |value: &str| observations.unchanged_live("k", value).as_secs();
         cached("1");
         advance(60 * second).await;
         assert_eq!((cached("1"), live("1")), (60, 60), "both say the same");

@@ -9,9 +9,9 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::act::lock;
-use crate::kept;
+use crate::json_file;
 
-const FILE: &str = "untold-losses.json";
+const FILE: &str = "unreported-losses.json";
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,21 +27,21 @@ type Losses = BTreeMap<String, Loss>;
 
 /// What is still to be told.
 #[derive(Debug)]
-pub struct Untold {
+pub struct UnreportedLosses {
     path: PathBuf,
     losses: Mutex<Losses>,
     /// Held while the file is written: of two writers at once one would lose the other's loss. Whoever only asks waits for no disk.
     writing: Mutex<()>,
 }
 
-impl Untold {
+impl UnreportedLosses {
     /// What an earlier process has kept. The caller holds the host lock.
     ///
     /// # Errors
     /// When the file cannot be read, or cannot be understood and not be set aside either.
     pub fn load(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
-        let losses = kept::read(&path)?.unwrap_or_default();
+        let losses = json_file::read(&path)?.unwrap_or_default();
         Ok(Self {
             path,
             losses: Mutex::new(losses),
@@ -71,7 +71,7 @@ impl Untold {
             message: message.to_owned(),
         };
         next.insert(volume.to_owned(), loss.clone());
-        kept::write(&self.path, &next)?;
+        json_file::write(&self.path, &next)?;
         lock(&self.losses).insert(volume.to_owned(), loss);
         Ok(())
     }
@@ -90,7 +90,7 @@ impl Untold {
         }
         let _alone = lock(&self.writing);
         let left = lock(&self.losses).clone();
-        kept::write(&self.path, &left)
+        json_file::write(&self.path, &left)
     }
 }
 
@@ -102,15 +102,15 @@ mod tests {
     fn i7_a_loss_is_kept_across_processes_until_it_was_told() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("not/there/yet");
-        let first = Untold::load(&state).unwrap();
+        let first = UnreportedLosses::load(&state).unwrap();
         first.keep("pvc-1", "u1", "cut").unwrap();
         first.keep("pvc-1", "u1", "cut once more").unwrap();
         first.keep("pvc-2", "u2", "gone").unwrap();
-        let second = Untold::load(&state).unwrap();
+        let second = UnreportedLosses::load(&state).unwrap();
         assert_eq!(second.of("pvc-1", "u1").as_deref(), Some("cut"));
         second.forget("pvc-1", "another").unwrap();
         second.forget("pvc-2", "gone").unwrap();
-        let third = Untold::load(&state).unwrap();
+        let third = UnreportedLosses::load(&state).unwrap();
         assert_eq!(third.of("pvc-1", "u1").as_deref(), Some("cut"));
         assert_eq!(third.of("pvc-2", "u2"), None);
     }
@@ -118,26 +118,26 @@ mod tests {
     #[test]
     fn a_volume_does_not_inherit_the_loss_of_another_of_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let untold = Untold::load(folder.path()).unwrap();
-        untold.keep("data", "u1", "cut").unwrap();
-        assert_eq!(untold.of("data", "u2"), None);
-        untold.keep("data", "u2", "gone").unwrap();
-        assert_eq!(untold.of("data", "u2").as_deref(), Some("gone"));
+        let unreported = UnreportedLosses::load(folder.path()).unwrap();
+        unreported.keep("data", "u1", "cut").unwrap();
+        assert_eq!(unreported.of("data", "u2"), None);
+        unreported.keep("data", "u2", "gone").unwrap();
+        assert_eq!(unreported.of("data", "u2").as_deref(), Some("gone"));
     }
 
     #[test]
     fn what_cannot_be_stored_is_not_kept_and_what_cannot_be_forgotten_is_told_again() {
         let folder = tempfile::tempdir().unwrap();
-        let untold = Untold::load(folder.path()).unwrap();
-        untold.keep("pvc-1", "u1", "cut").unwrap();
+        let unreported = UnreportedLosses::load(folder.path()).unwrap();
+        unreported.keep("pvc-1", "u1", "cut").unwrap();
         // A folder of that name cannot be replaced by a file.
-        let new = folder.path().join("untold-losses.json.new");
+        let new = folder.path().join("unreported-losses.json.new");
         std::fs::create_dir(&new).unwrap();
-        untold.keep("pvc-2", "u2", "gone").unwrap_err();
-        assert_eq!(untold.of("pvc-2", "u2"), None);
-        untold.forget("pvc-1", "cut").unwrap_err();
-        assert_eq!(untold.of("pvc-1", "u1"), None, "this process has told it");
-        let later = Untold::load(folder.path()).unwrap();
+        unreported.keep("pvc-2", "u2", "gone").unwrap_err();
+        assert_eq!(unreported.of("pvc-2", "u2"), None);
+        unreported.forget("pvc-1", "cut").unwrap_err();
+        assert_eq!(unreported.of("pvc-1", "u1"), None, "this process has told it");
+        let later = UnreportedLosses::load(folder.path()).unwrap();
         assert_eq!(later.of("pvc-1", "u1").as_deref(), Some("cut"));
     }
 
@@ -146,9 +146,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
         std::fs::write(&path, "{\"pvc-1\": ").unwrap();
-        let untold = Untold::load(folder.path()).unwrap();
-        assert_eq!(untold.of("pvc-1", "u1"), None);
-        let aside = folder.path().join("untold-losses.json.unreadable");
+        let unreported = UnreportedLosses::load(folder.path()).unwrap();
+        assert_eq!(unreported.of("pvc-1", "u1"), None);
+        let aside = folder.path().join("unreported-losses.json.unreadable");
         assert_eq!(std::fs::read_to_string(aside).unwrap(), "{\"pvc-1\": ");
     }
 }
