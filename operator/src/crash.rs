@@ -21,7 +21,9 @@ pub(crate) fn after(step: &str) {
 /// Names of all mutating steps of a volume's life, in the order of the code.
 #[must_use]
 pub fn steps() -> Vec<&'static str> {
-    crate::volume::steps()
+    let mut all = crate::csi::VOLUME_STEPS.to_vec();
+    all.extend(crate::volume::steps());
+    all
 }
 
 /// Names of all mutating steps of an attachment's life, those of a fence among them.

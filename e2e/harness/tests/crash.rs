@@ -16,7 +16,10 @@ use tokio::process::Command;
 /// Where each step is found soonest. A hint only: a step that is missing here is looked for in all stories.
 fn likely(step: &str, story: Story) -> bool {
     match story {
-        Story::Claim => !matches!(step, "add-finalizer" | "remove-file" | "release" | "export"),
+        Story::Claim => !matches!(
+            step,
+            "add-finalizer" | "remove-file" | "release" | "export" | "put-capacity-back"
+        ),
         Story::ByHand => step == "add-finalizer",
         Story::Adopted => step.contains("adopt") || step == "release",
         Story::LostExport => step == "export",
@@ -24,6 +27,7 @@ fn likely(step: &str, story: Story) -> bool {
         Story::Toggled => step.contains("toggle"),
         Story::Restored => step.contains("recovered"),
         Story::LostRow => step == "remove-file",
+        Story::GrowthRefused => step == "put-capacity-back",
     }
 }
 

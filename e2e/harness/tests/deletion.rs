@@ -3,12 +3,12 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::claims::SOON;
-use e2e::lab::Options;
+use e2e::lab::{NAMESPACE, Options};
 use e2e::{Lab, wait_until};
 use kube::Api;
 use rds_crds::RdsServer;
 use routeros_sim::Knobs;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 static LAB: OnceCell<Lab> = OnceCell::const_new();
@@ -85,47 +85,88 @@ fn d2_a_volume_forced_into_deletion_keeps_its_data_and_works_on_through_its_pv()
 }
 
 #[test]
-fn d2_a_server_goes_only_after_its_volumes() -> Result<()> {
+fn d2_a_server_forced_into_deletion_works_on_and_goes_after_its_volumes() -> Result<()> {
     e2e::run(async {
         let lab = lab().await?;
         let appliance = lab.appliance("server", Knobs::default()).await?;
         lab.claim("server", "server", "1Gi").await?;
         lab.bound("server").await?;
         let kubectl = lab.kubectl();
-        // By policy or by finalizer: it stays, says why, and works on.
-        let printed = kubectl
-            .try_run(&["delete", "rdsserver", "server", "--wait=false"], None)
-            .await?;
-        if printed.success {
-            let servers = Api::<RdsServer>::all(lab.cluster.client());
-            wait_until("DeletionBlocked on RdsServer server", SOON, async || {
-                let conditions = servers
-                    .get("server")
-                    .await?
-                    .status
-                    .map(|status| status.conditions)
-                    .unwrap_or_default();
-                let found = conditions
-                    .iter()
-                    .find(|c| c.type_ == "DeletionBlocked" && c.status == "True");
-                found
-                    .map(drop)
-                    .with_context(|| format!("conditions are {conditions:?}"))
-            })
-            .await?;
-        } else {
-            ensure!(printed.stderr.contains("volume"), "{}", printed.stderr);
-        }
-        ensure!(appliance.only_disk()?.exported);
+        // Its count of volumes, which the policy goes by, follows in a moment.
+        let refused = wait_until("the deletion to be refused", SOON, async || {
+            kubectl
+                .refused(&["delete", "rdsserver", "server", "--dry-run=server"], None)
+                .await
+        })
+        .await?;
+        ensure!(refused.contains("has 1 volume"), "not the reason: {refused}");
+
+        let confirm = "rds.csi.srvlab.io/confirm-delete=server";
+        kubectl.run(&["annotate", "rdsserver", "server", confirm]).await?;
+        kubectl.run(&["delete", "rdsserver", "server", "--wait=false"]).await?;
+        let said = told(lab, "server", "DeletionBlocked", "True").await?;
+        ensure!(said.contains("VolumesExist"), "{said}");
+        ensure!(appliance.only_disk()?.exported, "the disk of a bound PV was touched");
+
+        lab.resize("server", "2Gi").await?;
+        lab.grown("server", "2Gi").await?;
         lab.delete_claim("server").await?;
         appliance.assert_empty()?;
-        if printed.success {
-            kubectl
-                .run(&["wait", "--for=delete", "rdsserver/server", "--timeout=120s"])
-                .await?;
-        }
-        Ok(())
+        kubectl
+            .run(&["wait", "--for=delete", "rdsserver/server", "--timeout=120s"])
+            .await
+            .map(drop)
     })
+}
+
+#[test]
+fn d2_a_secret_that_is_gone_costs_no_data_and_all_works_again_once_it_is_back() -> Result<()> {
+    e2e::run(async {
+        let lab = lab().await?;
+        let appliance = lab.appliance("secret", Knobs::default()).await?;
+        lab.claim("secret", "secret", "1Gi").await?;
+        lab.bound("secret").await?;
+        let kubectl = lab.kubectl();
+        let secret = ["secret", "-n", NAMESPACE, "secret"];
+        let refused = kubectl
+            .refused(&[&["delete", "--dry-run=server"][..], &secret].concat(), None)
+            .await?;
+        ensure!(
+            refused.contains("RdsServer secret logs in"),
+            "not the reason: {refused}"
+        );
+
+        let kept = kubectl.run(&[&["get", "-o", "json"][..], &secret].concat()).await?;
+        let kept: Value = serde_json::from_str(&kept)?;
+        let confirm = "rds.csi.srvlab.io/confirm-delete=secret";
+        kubectl.run(&[&["annotate"][..], &secret, &[confirm]].concat()).await?;
+        kubectl.run(&[&["delete"][..], &secret].concat()).await?;
+        let said = told(lab, "secret", "Ready", "False").await?;
+        ensure!(said.contains("SecretInvalid"), "{said}");
+        lab.resize("secret", "2Gi").await?;
+        ensure!(appliance.only_disk()?.exported, "the disk of a bound PV was touched");
+
+        let back = json!({"apiVersion": "v1", "kind": "Secret", "data": kept["data"],
+            "metadata": {"name": "secret", "namespace": NAMESPACE}});
+        kubectl.apply(&back).await?;
+        told(lab, "secret", "Ready", "True").await?;
+        lab.grown("secret", "2Gi").await?;
+        lab.delete_claim("secret").await?;
+        appliance.assert_empty()
+    })
+}
+
+/// Reason and message of a condition of an RdsServer, once it has this status.
+async fn told(lab: &Lab, server: &str, kind: &str, status: &str) -> Result<String> {
+    let servers = Api::<RdsServer>::all(lab.cluster.client());
+    let what = format!("{kind}={status} on RdsServer {server}");
+    wait_until(&what, SOON, async || {
+        let said = servers.get(server).await?.status.context("no status")?.conditions;
+        let found = said.iter().find(|c| c.type_ == kind && c.status == status);
+        let found = found.with_context(|| format!("conditions are {said:?}"))?;
+        Ok(format!("{}: {}", found.reason, found.message))
+    })
+    .await
 }
 
 #[test]

@@ -20,7 +20,8 @@ use super::capability::Capabilities;
 use super::failure::{Failure, Verdict, shown, verdict};
 use super::parameters::Parameters;
 use super::size::Range;
-use super::{Csi, context, is_code, placement, rpc};
+use super::{Csi, VOLUME_STEPS, context, is_code, placement, rpc};
+use crate::crash;
 
 /// Longest CSI name: that of the schema.
 const NAME_MAX: usize = 256;
@@ -361,7 +362,10 @@ impl Csi {
             dry_run: false,
         };
         match self.volumes().create(&parameters, object).await {
-            Ok(made) => Ok(made),
+            Ok(made) => {
+                crash::after(VOLUME_STEPS[0]);
+                Ok(made)
+            }
             Err(e) if is_code(&e, 409) => self
                 .live(&name)
                 .await?

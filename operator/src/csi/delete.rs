@@ -12,7 +12,8 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::Failure;
-use super::{Csi, LAG, is_code, rpc};
+use super::{Csi, LAG, VOLUME_STEPS, is_code, rpc};
+use crate::crash;
 use crate::world::WaitEnded;
 
 /// Pure: who prevents the deletion.
@@ -92,7 +93,7 @@ impl Csi {
         };
         match self.volumes().patch(name, &parameters, &Patch::Merge(&request)).await {
             Ok(patched) if patched.meta().deletion_timestamp.is_some() => return Ok(true),
-            Ok(_) => {}
+            Ok(_) => crash::after(VOLUME_STEPS[1]),
             Err(e) if is_code(&e, 404) => return Ok(false),
             // Another object of that name: ours is gone.
             Err(e) if is_code(&e, 409) || is_code(&e, 422) => return self.still_there(name, uid, &e).await,
@@ -107,7 +108,10 @@ impl Csi {
             ..DeleteParams::default()
         };
         match self.volumes().delete(name, &parameters).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                crash::after(VOLUME_STEPS[2]);
+                Ok(true)
+            }
             Err(e) if is_code(&e, 404) => Ok(false),
             Err(e) if is_code(&e, 409) => self.still_there(name, uid, &e).await,
             Err(e) => Err(Failure::api(&format!("delete RdsVolume {name}"), &e)),

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::capability::Capabilities;
 use super::failure::{Failure, Verdict, shown, verdict};
 use super::size::Range;
-use super::{Csi, context, is_code, rpc};
+use super::{Csi, VOLUME_STEPS, context, is_code, rpc};
+use crate::crash;
 
 /// Tools with which a person edits once, without owning the object from then on.
 const PASSING_MANAGERS: [&str; 3] = ["kubectl-edit", "kubectl-patch", "kubectl-replace"];
@@ -147,7 +148,10 @@ impl Csi {
                 )));
             }
             match self.set_capacity(&volume, range.size).await {
-                Ok(patched) => return Ok(patched),
+                Ok(patched) => {
+                    crash::after(VOLUME_STEPS[3]);
+                    return Ok(patched);
+                }
                 Err(e) if is_code(&e, 409) => {}
                 Err(e) => return Err(Failure::api(&format!("raise spec.capacity of RdsVolume {name}"), &e)),
             }
@@ -174,7 +178,10 @@ impl Csi {
                 return Ok(());
             }
             match self.set_capacity(&volume, measured).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    crash::after(VOLUME_STEPS[4]);
+                    return Ok(());
+                }
                 Err(e) if is_code(&e, 409) => {}
                 Err(e) => return Err(Failure::api(&format!("put spec.capacity of RdsVolume {name} back"), &e)),
             }

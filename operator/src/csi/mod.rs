@@ -48,6 +48,15 @@ use crate::world::{WaitEnded, World};
 /// Crash points behind the writes of ControllerPublishVolume and ControllerUnpublishVolume.
 pub(crate) const STEPS: [&str; 2] = ["create-attachment", "delete-attachment"];
 
+/// Names of the writes to RdsVolumes, for the crash test.
+pub(crate) const VOLUME_STEPS: [&str; 5] = [
+    "create-volume",
+    "request-deletion",
+    "delete-volume",
+    "raise-capacity",
+    "put-capacity-back",
+];
+
 /// How long until a cache that lags behind a fresh read is asked again.
 const LAG: Duration = Duration::from_millis(100);
 

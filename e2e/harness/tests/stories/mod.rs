@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::appliance::Appliance;
 use e2e::claims::SOON;
 use e2e::{Lab, wait_until};
+use rds_crds::Size;
 use routeros_sim::Knobs;
 use routeros_sim::knobs::Resize;
 use serde_json::{Value, json};
@@ -27,11 +28,13 @@ pub(crate) enum Story {
     Restored,
     /// Somebody removes the disk's row; the file is still ours to remove.
     LostRow,
+    /// There is no room for a growth; it is taken back, and a smaller one succeeds.
+    GrowthRefused,
 }
 
 impl Story {
     /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Claim,
         Self::ByHand,
         Self::Adopted,
@@ -40,6 +43,7 @@ impl Story {
         Self::Toggled,
         Self::Restored,
         Self::LostRow,
+        Self::GrowthRefused,
     ];
 }
 
@@ -48,6 +52,7 @@ pub(crate) struct World<'a> {
     lab: &'a Lab,
     plain: Appliance,
     toggling: Appliance,
+    full: Appliance,
 }
 
 /// The appliances of the stories.
@@ -62,7 +67,13 @@ pub(crate) async fn world(lab: &Lab) -> Result<World<'_>> {
             },
         )
         .await?;
-    Ok(World { lab, plain, toggling })
+    let full = lab.appliance("full", Knobs::default()).await?;
+    Ok(World {
+        lab,
+        plain,
+        toggling,
+        full,
+    })
 }
 
 impl World<'_> {
@@ -77,6 +88,7 @@ impl World<'_> {
             Story::Taken => self.taken(name).await,
             Story::Restored => self.restored(name).await,
             Story::LostRow => self.lost_row(name).await,
+            Story::GrowthRefused => self.growth_refused(name).await,
         };
         let end = self.end().await;
         let (told, end) = (told?, end?);
@@ -193,6 +205,34 @@ impl World<'_> {
         Ok(Value::Null)
     }
 
+    async fn growth_refused(&self, name: &str) -> Result<Value> {
+        let lab = self.lab;
+        self.full.leave_free(Size::TI);
+        lab.claim(name, &self.full.name, "1Gi").await?;
+        let volume = lab.bound(name).await?;
+        self.settled(&self.full, &volume).await?;
+        // One GiB of it is kept in reserve.
+        self.full.leave_free(2 * Size::GI);
+        lab.resize(name, "4Gi").await?;
+        let waited = wait_until("the growth to be refused and taken back", SOON, async || {
+            let events = lab.events("PersistentVolumeClaim", name).await?;
+            ensure!(
+                events.iter().any(|event| event.starts_with("VolumeResizeFailed")),
+                "{events:?}"
+            );
+            let asked = lab.volumes().get(&volume).await?.spec.capacity;
+            ensure!(asked.0 == Size::GI, "RdsVolume {volume} still asks for {asked}");
+            Ok(())
+        });
+        lab.explained(waited.await, &volume).await?;
+        lab.resize(name, "1536Mi").await?;
+        lab.grown(name, "1536Mi").await?;
+        let grown = self.settled(&self.full, &volume).await?;
+        lab.delete_claim(name).await?;
+        self.full.assert_empty()?;
+        Ok(grown)
+    }
+
     /// Applies a volume written by hand.
     async fn apply(&self, name: &str, more: Value) -> Result<()> {
         let mut object = json!({"apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": name},
@@ -272,8 +312,8 @@ impl World<'_> {
             "claims": self.lab.claims().list(&all).await?.items.len(),
             "pvs": self.lab.persistent_volumes().list(&all).await?.items.len(),
             "volumes": self.lab.volumes().list(&all).await?.items.len(),
-            "disks": self.plain.disks().len() + self.toggling.disks().len(),
-            "files": self.plain.images().len() + self.toggling.images().len(),
+            "disks": self.plain.disks().len() + self.toggling.disks().len() + self.full.disks().len(),
+            "files": self.plain.images().len() + self.toggling.images().len() + self.full.images().len(),
         }))
     }
 }
