@@ -8,7 +8,7 @@ use rds_crds::condition::{Saying, clear_condition, kind, set_condition, whole_se
 use rds_crds::server::{ManagementStatus, Orphan, OrphanPolicy, Orphans, Pool, RdsServerStatus};
 use rds_crds::{RdsServer, Reason, Size};
 
-use crate::routeros::{Bytes, ClusterId, DiskPath, Inventory};
+use crate::routeros::{Bytes, ClusterId, DiskPath, Inventory, VolumeUid};
 
 use super::fleet::{Fitness, limits};
 use super::room::{available, is_mounted, provisioned};
@@ -26,8 +26,10 @@ pub(crate) enum Answer<'a> {
 pub(crate) struct Known {
     /// Slots that an RdsVolume of this server uses.
     pub slots: HashSet<String>,
-    /// Files that an RdsVolume of this server uses.
+    /// Files that an RdsVolume of any server uses.
     pub paths: HashSet<String>,
+    /// Slot and UID of RdsVolumes of other servers, two of which may be one appliance.
+    pub elsewhere: HashSet<(String, VolumeUid)>,
     /// How many name this server.
     pub volumes: u32,
     /// Some stored object could not be read: nothing may be called an orphan then.
@@ -161,7 +163,6 @@ pub(crate) fn status(
             }
             let old = status.management.take().unwrap_or_default();
             status.management = Some(ManagementStatus {
-                consecutive_failures: None,
                 unreachable_since: old.unreachable_since.or_else(|| Some(Time(whole_seconds(now)))),
             });
         }
@@ -251,12 +252,15 @@ fn orphans(
         let Some(path) = disk.path.as_deref().filter(|p| base.contains(p)) else {
             continue;
         };
-        let ours = disk.owner.tag().is_some_and(|tag| tag.cluster == *cluster);
-        if ours && !known.slots.contains(&disk.slot) {
+        let Some(tag) = disk.owner.tag().filter(|tag| tag.cluster == *cluster) else {
+            continue;
+        };
+        let elsewhere = || known.elsewhere.contains(&(disk.slot.clone(), tag.volume.clone()));
+        if !known.slots.contains(&disk.slot) && !elsewhere() {
             all.push(Orphan {
                 slot: Some(disk.slot.clone()),
                 path: path.to_owned(),
-                comment: disk.owner.tag().map(ToString::to_string),
+                comment: Some(tag.to_string()),
             });
         }
     }

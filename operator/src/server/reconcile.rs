@@ -223,16 +223,16 @@ fn wake(name: &str, listing: Option<&Inventory>, all: bool, cx: &Context) {
     }
 }
 
-/// What the caches know of this server's volumes.
+/// What the caches know of this server's volumes, and of those of others that may be on the same appliance.
 fn known(server: &RdsServer, name: &str, world: &World) -> Known {
     let mut known = Known {
         incomplete: !world.volumes.malformed().is_empty() || !world.volumes.is_synced(),
         ..Known::default()
     };
-    let names = world.volumes.names_on(name);
-    for volume in names.iter().filter_map(|name| world.volumes.get(name)) {
+    for volume in world.volumes.iter() {
+        let here = volume.spec.server == name;
         // The canary of the self-test is there for seconds and nobody's volume.
-        known.volumes += u32::from(!is_canary(&volume));
+        known.volumes += u32::from(here && !is_canary(&volume));
         let uid = volume.metadata.uid.as_deref().unwrap_or_default();
         let status = volume.status.as_ref();
         let slot = volume
@@ -247,8 +247,15 @@ fn known(server: &RdsServer, name: &str, world: &World) -> Known {
             .clone()
             .or_else(|| status.and_then(|s| s.path.clone()))
             .unwrap_or_else(|| rds_crds::identity::default_path(&server.spec.base_path, &slot));
-        known.slots.insert(slot);
         known.paths.insert(path);
+        match uid.parse() {
+            Ok(uid) if !here => {
+                known.elsewhere.insert((slot, uid));
+            }
+            Ok(_) | Err(_) => {
+                known.slots.insert(slot);
+            }
+        }
     }
     known
 }

@@ -264,6 +264,8 @@ async fn b37_orphans_are_ours_and_named_by_nobody_and_only_reported() {
         disk("neighbour", "/pool/csi/neighbour.img", &tag("ba9876543210")),
         disk("golden", "/pool/csi/golden.img", "golden image"),
         disk("plain", "/pool/csi/plain.img", ""),
+        disk("of-another-server", "/pool/csi/of-another-server.img", &ours),
+        disk("left-by-it", "/pool/csi/left-by-it.img", &ours),
     ];
     let file = |path: &str| serde_json::from_value(json!({"name": path, "type": ".img file"})).unwrap();
     inventory.files = ["used", "lost", "golden", "awaited", "left"]
@@ -273,6 +275,11 @@ async fn b37_orphans_are_ours_and_named_by_nobody_and_only_reported() {
     let known = || Known {
         slots: ["used".to_owned()].into(),
         paths: ["/pool/csi/used.img".to_owned(), "/pool/csi/awaited.img".to_owned()].into(),
+        elsewhere: [(
+            "of-another-server".to_owned(),
+            "0123456789abcdef0123456789abcdef".parse().unwrap(),
+        )]
+        .into(),
         ..Known::default()
     };
     let mut server = server();
@@ -280,8 +287,11 @@ async fn b37_orphans_are_ours_and_named_by_nobody_and_only_reported() {
     let seen = said(&server, &Answer::Listing(&inventory), &known());
     let orphans = seen.orphans.clone().unwrap();
     let paths: Vec<&str> = orphans.disks.iter().map(|orphan| orphan.path.as_str()).collect();
-    assert_eq!(paths, ["/pool/csi/left.img", "/pool/csi/lost.img"]);
-    assert_eq!((orphans.count, orphans.disks[1].comment.as_deref()), (2, Some(&*ours)));
+    assert_eq!(
+        paths,
+        ["/pool/csi/left.img", "/pool/csi/left-by-it.img", "/pool/csi/lost.img"]
+    );
+    assert_eq!((orphans.count, orphans.disks[1].comment.as_deref()), (3, Some(&*ours)));
     let ready = find_condition(&seen.conditions, kind::READY).unwrap();
     assert!(ready.message.contains("only reported"), "{}", ready.message);
 
