@@ -215,6 +215,32 @@ fn d2_a_volume_made_by_csi_goes_with_its_claim() -> Result<()> {
 }
 
 #[test]
+fn d2_the_label_that_keeps_the_data_of_a_claim_is_not_lost_by_the_way() -> Result<()> {
+    e2e::run(async {
+        let kubectl = cluster().await?.kubectl();
+        apply(kubectl, &[volume("labelled", true)]).await?;
+        let off = format!("{}-", names::LABEL_MADE_BY);
+        let unlabel = ["label", "rdsvolume", "labelled", &off];
+        let dry = [&unlabel[..], &[DRY]].concat();
+        let said = wait_until("the policy on labels", Duration::from_secs(60), async || {
+            kubectl.refused(&dry, None).await
+        })
+        .await?;
+        ensure!(said.contains("was made for a PersistentVolumeClaim"), "{said}");
+        let bare = volume("labelled", false).to_string();
+        kubectl
+            .refused(&["replace", "-f", "-"], Some(&bare))
+            .await
+            .context("a replacement without the label")?;
+        // All else stays free.
+        kubectl.run(&["label", "rdsvolume", "labelled", "team=shop"]).await?;
+        let confirm = format!("{}=labelled", names::ANNOTATION_CONFIRM_DELETE);
+        kubectl.run(&["annotate", "rdsvolume", "labelled", &confirm]).await?;
+        kubectl.run(&unlabel).await.map(drop)
+    })
+}
+
+#[test]
 fn an_attachment_is_ended_by_the_operator_only() -> Result<()> {
     e2e::run(async {
         let kubectl = cluster().await?.kubectl();
