@@ -10,10 +10,6 @@ use std::fmt;
 pub enum Reason {
     /// All is well.
     Available,
-    /// The disk is being made.
-    Creating,
-    /// The disk is being enlarged.
-    Expanding,
     /// The object is going away.
     Deleting,
     /// The RdsServer that the spec names does not exist.
@@ -84,18 +80,24 @@ pub enum Reason {
     OldNameAccepted,
     /// A lost node is being cut at the appliance.
     Cutting,
-    /// Asked for something that this release does not do.
-    NotSupported,
+    /// A lost node has to be cut, and somebody or something has to come first.
+    Waiting,
+    /// A lost node is cut once the others that are alive have let go, or a person says now.
+    Deferred,
+    /// A live migration takes longer than it may.
+    TimeIsOver,
+    /// A new connection shows another identity of the disk.
+    NewConnection,
+    /// A person said that the node is off.
+    NodeIsOff,
     /// Our bug.
     InternalError,
 }
 
 impl Reason {
     /// All of them, for tests and documents.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::Available,
-        Self::Creating,
-        Self::Expanding,
         Self::Deleting,
         Self::ServerMissing,
         Self::ServerNotUsable,
@@ -131,7 +133,11 @@ impl Reason {
         Self::SessionSurvived,
         Self::OldNameAccepted,
         Self::Cutting,
-        Self::NotSupported,
+        Self::Waiting,
+        Self::Deferred,
+        Self::TimeIsOver,
+        Self::NewConnection,
+        Self::NodeIsOff,
         Self::InternalError,
     ];
 
@@ -140,8 +146,6 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Available => "Available",
-            Self::Creating => "Creating",
-            Self::Expanding => "Expanding",
             Self::Deleting => "Deleting",
             Self::ServerMissing => "ServerMissing",
             Self::ServerNotUsable => "ServerNotUsable",
@@ -177,7 +181,11 @@ impl Reason {
             Self::SessionSurvived => "SessionSurvived",
             Self::OldNameAccepted => "OldNameAccepted",
             Self::Cutting => "Cutting",
-            Self::NotSupported => "NotSupported",
+            Self::Waiting => "Waiting",
+            Self::Deferred => "Deferred",
+            Self::TimeIsOver => "TimeIsOver",
+            Self::NewConnection => "NewConnection",
+            Self::NodeIsOff => "NodeIsOff",
             Self::InternalError => "InternalError",
         }
     }

@@ -206,6 +206,51 @@ fn words_that_do_harm_are_refused() -> Result<()> {
     })
 }
 
+/// What the operator's writes of the status rest on: the name of the export comes from the object that was read, or not at all.
+#[test]
+fn i3_a_status_is_not_applied_to_an_object_that_has_changed_since() -> Result<()> {
+    e2e::run(async {
+        let kubectl = kubectl().await?;
+        volume(kubectl, "old-leader", json!({})).await?;
+        let version = [
+            "get",
+            "rdsvolume",
+            "old-leader",
+            "-o",
+            "jsonpath={.metadata.resourceVersion}",
+        ];
+        let read = kubectl.run(&version).await?;
+        set(kubectl, "old-leader", json!({"status": {"exportGeneration": 2}})).await?;
+        let apply = async |version: &str| {
+            let status = json!({
+                "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume",
+                "metadata": {"name": "old-leader", "resourceVersion": version},
+                "status": {"nqn": "nqn.2000-02.com.mikrotik:pvc-old"},
+            });
+            let manager = format!("--field-manager={}", rds_crds::names::manager::OPERATOR);
+            let arguments = [
+                "apply",
+                "--server-side",
+                "--force-conflicts",
+                "--subresource=status",
+                &manager,
+                "-f",
+                "-",
+            ];
+            kubectl.try_run(&arguments, Some(&status.to_string())).await
+        };
+        let printed = apply(&read).await?;
+        ensure!(
+            !printed.success && printed.stderr.contains("has been modified"),
+            "{}",
+            printed.stderr
+        );
+        let printed = apply(&kubectl.run(&version).await?).await?;
+        ensure!(printed.success, "{}", printed.stderr);
+        Ok(())
+    })
+}
+
 #[test]
 fn the_columns_of_a_volume_answer_the_daily_questions() -> Result<()> {
     e2e::run(async {

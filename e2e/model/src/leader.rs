@@ -82,7 +82,7 @@ pub(crate) fn pass(model: &Protocol, world: &mut World, i: u8, old_volume: bool)
             swap(model, world, record, &Swap::Defer(a, intent));
         }
         Do::Forget(a) => {
-            // Our finalizer goes by a JSON patch that tests what was read; the API server removes only what is being deleted.
+            // Our finalizer goes by a patch of the object as it was read; the API server removes only what is being deleted.
             let read = caches.attachments.get(at(a)).copied();
             let live = world.attachments.get_mut(at(a));
             if let Some(attachment) = live.filter(|x| x.deleting && read == Some(**x)) {

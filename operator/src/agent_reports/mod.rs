@@ -18,12 +18,11 @@ use kube::ResourceExt;
 use rds_crds::attachment::{AGENT_REASONS, AgentFormat, AgentStatus, kind as said_kind};
 use rds_crds::condition::{Saying, clear_condition, find_condition, is_true, kind, set_condition};
 use rds_crds::volume::{BreakerState, FormatLedger, RdsVolumeStatus, VolumeMode};
-use rds_crds::{RdsAttachment, RdsVolume};
+use rds_crds::{RdsAttachment, RdsVolume, Reason};
 use tracing::info;
 
 pub(crate) use self::breaker::News;
 use self::identity::Turn;
-pub(crate) use self::reset::persistent;
 use crate::crash;
 use crate::events::Announcer;
 use crate::queue::Action;
@@ -215,7 +214,7 @@ fn tell_identity(
             let saying = Saying {
                 kind: kind::IDENTITY_CHANGED,
                 status: Some(true),
-                reason: "NewConnection",
+                reason: Reason::NewConnection.as_str(),
                 message: message.clone(),
             };
             set_condition(&mut next.conditions, saying, volume.metadata.generation, now);

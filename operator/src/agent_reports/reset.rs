@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::{Client, Resource, ResourceExt};
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
 use rds_crds::names::{ANNOTATION_RESET_BREAKER, manager};
 use rds_crds::volume::CircuitBreakerStatus;
 use rds_crds::{RdsAttachment, RdsVolume};
@@ -13,7 +13,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::crash;
-use crate::volume::ApiError;
+use crate::volume::{ApiError, persistent_volumes_of};
 use crate::world::World;
 
 /// An object that carries the annotation, by name and UID.
@@ -37,9 +37,9 @@ pub(super) async fn asked(
     let said = attachments.iter().filter(|a| says(a.as_ref()));
     all.extend(said.map(|a| Asked::Attachment(a.name_any(), a.uid())));
     if tripped {
-        let found = persistent(&volume.name_any(), &world.client)
+        let found = persistent_volumes_of(&volume.name_any(), &world.client)
             .await
-            .map_err(|e| ApiError::of(volume, e))?;
+            .map_err(|e| ApiError::read("the PersistentVolumes", volume, e))?;
         let said = found.iter().filter(|pv| says(*pv));
         all.extend(said.map(|pv| Asked::Persistent(pv.name_any(), pv.uid())));
     }
@@ -51,25 +51,6 @@ fn says(object: &impl Resource) -> bool {
         .annotations()
         .get(ANNOTATION_RESET_BREAKER)
         .is_some_and(|v| v == "true")
-}
-
-/// The PersistentVolumes with this handle: that of a claim bears the volume's name (K1), others may have any.
-pub(crate) async fn persistent(volume: &str, client: &Client) -> Result<Vec<PersistentVolume>, kube::Error> {
-    let handle = |pv: &PersistentVolume| {
-        let csi = pv.spec.as_ref().and_then(|s| s.csi.as_ref());
-        csi.is_some_and(|csi| csi.volume_handle == volume)
-    };
-    let api: Api<PersistentVolume> = Api::all(client.clone());
-    match api.get_opt(volume).await?.filter(handle) {
-        Some(pv) => Ok(vec![pv]),
-        None => Ok(api
-            .list(&ListParams::default())
-            .await?
-            .items
-            .into_iter()
-            .filter(handle)
-            .collect()),
-    }
 }
 
 /// Takes the annotation off what was acted upon.

@@ -244,7 +244,7 @@ impl Store {
                 let saying = Saying {
                     kind: kind::MIGRATION_OVERDUE,
                     status: Some(true),
-                    reason: "TimeIsOver",
+                    reason: Reason::TimeIsOver.as_str(),
                     message: text.clone(),
                 };
                 set_condition(&mut next.conditions, saying, volume.metadata.generation, seen.now);
@@ -302,8 +302,8 @@ impl Store {
 fn fence_reason(begun: bool, deferred: bool) -> &'static str {
     match (begun, deferred) {
         (true, _) => Reason::Cutting.as_str(),
-        (false, true) => "Deferred",
-        (false, false) => "Waiting",
+        (false, true) => Reason::Deferred.as_str(),
+        (false, false) => Reason::Waiting.as_str(),
     }
 }
 

@@ -15,8 +15,8 @@ use rds_crds::condition::{find_condition, is_true, kind};
 use rds_crds::volume::Holder;
 use tracing::warn;
 
-use crate::agent_reports::persistent;
 use crate::telemetry::chain;
+use crate::volume::persistent_volumes_of;
 
 use super::holder_state::{self, NodeFacts};
 use super::observe::NODE_OFF;
@@ -128,7 +128,7 @@ fn same_machine(launchers: &[Pod], claim: &str, nodes: [&str; 2]) -> Option<bool
 /// kubevirt and a second node wants in. No answer is no proof.
 pub(super) async fn same_vm(client: &Client, volume: &str, nodes: [&str; 2]) -> Option<bool> {
     let read = async || -> Result<Option<bool>, kube::Error> {
-        let bound = persistent(volume, client).await?.into_iter().next();
+        let bound = persistent_volumes_of(volume, client).await?.into_iter().next();
         // A claim that was renamed, as CDI does, is another one than that which asked for the volume.
         let claim = bound.and_then(|pv| pv.spec).and_then(|spec| spec.claim_ref);
         let Some((namespace, name)) = claim.and_then(|c| c.namespace.zip(c.name)) else {

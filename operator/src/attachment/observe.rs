@@ -14,7 +14,7 @@ use rds_crds::condition::{find_condition, is_true, kind};
 use rds_crds::identity::{attachment_name, is_canary};
 use rds_crds::names::{ANNOTATION_FENCE_NOW, ANNOTATION_NODE_IS_OFF};
 use rds_crds::volume::{AccessMode, FencePhase, Fenced, MigrationPolicy, RdsVolumeStatus, Role, VolumeMode};
-use rds_crds::{RdsAttachment, RdsServer, RdsVolume};
+use rds_crds::{RdsAttachment, RdsServer, RdsVolume, Reason};
 
 use crate::volume::is_toggling;
 use crate::world::World;
@@ -37,7 +37,7 @@ pub(crate) const CLEARED: &str = "Cleared";
 /// Reason of `Admitted=False` once the detach was asked for.
 pub(crate) const WITHDRAWN: &str = "Withdrawn";
 /// The same, once a person has said that the node is off.
-pub(crate) const NODE_OFF: &str = "NodeIsOff";
+pub(crate) const NODE_OFF: &str = Reason::NodeIsOff.as_str();
 
 /// A node that is alive says within so long that it is connected, once its RdsAttachment was made again. Generous: to cut it costs
 /// its pods what they write, and to wait costs nothing that a lost object store has not cost already.

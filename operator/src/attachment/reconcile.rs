@@ -75,7 +75,7 @@ pub(crate) async fn reconcile(
         let now = Timestamp::now();
         let mut seen = seen(volume, place.server, place.client.is_some(), outside, now)
             .await
-            .map_err(|e| ApiError::of(volume, e))?;
+            .map_err(|e| ApiError::read("nodes and attachments", volume, e))?;
         (seen.did, seen.appliance_failed) = (did, failed || place.client.is_none());
         let step = decide(&seen);
         info_unless_rest(volume, &step);
@@ -203,6 +203,7 @@ fn refused(error: &ApiError) -> bool {
     match error {
         ApiError::Conflict(_) => true,
         ApiError::Api { source, .. } => matches!(source, kube::Error::Api(status) if status.code < 500),
+        ApiError::Read { .. } => false,
     }
 }
 

@@ -159,7 +159,7 @@ pub fn verdict(word: &str) -> Verdict {
     match reason {
         Reason::PoolFull => Verdict::Full,
         Reason::Taken => Verdict::Taken,
-        Reason::Invalid | Reason::NotSupported => Verdict::Invalid,
+        Reason::Invalid => Verdict::Invalid,
         Reason::ServerMissing
         | Reason::ServerNotUsable
         | Reason::PermissionDenied
@@ -175,8 +175,6 @@ pub fn verdict(word: &str) -> Verdict {
         | Reason::EditedByOthers
         | Reason::InternalError => Verdict::Retry,
         Reason::Available
-        | Reason::Creating
-        | Reason::Expanding
         | Reason::Deleting
         | Reason::Maintenance
         | Reason::Unreachable
@@ -195,7 +193,12 @@ pub fn verdict(word: &str) -> Verdict {
         | Reason::VersionChanged
         | Reason::Inconclusive
         | Reason::SessionSurvived
-        | Reason::OldNameAccepted => Verdict::Wait,
+        | Reason::OldNameAccepted
+        | Reason::Waiting
+        | Reason::Deferred
+        | Reason::TimeIsOver
+        | Reason::NewConnection
+        | Reason::NodeIsOff => Verdict::Wait,
         // A newer word of the same set: not final.
         _ => Verdict::Wait,
     }
@@ -266,7 +269,7 @@ mod tests {
             .into_iter()
             .filter(|reason| !matches!(verdict(reason.as_str()), Verdict::Wait | Verdict::Retry));
         let last: Vec<_> = last.map(Reason::as_str).collect();
-        assert_eq!(last, ["Invalid", "Taken", "PoolFull", "NotSupported"]);
+        assert_eq!(last, ["Invalid", "Taken", "PoolFull"]);
         assert_eq!(verdict("SomethingNewer"), Verdict::Wait);
     }
 

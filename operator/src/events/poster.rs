@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::cut;
 use crate::attachment::AttachmentMetrics;
+use crate::volume::persistent_volumes_of;
 
 /// Posts events; one that cannot be posted is logged and forgotten.
 pub(crate) struct Poster {
@@ -93,20 +94,19 @@ impl Poster {
     }
 
     /// The claim that this event concerns too. Users look at their claim, and may not see what is of cluster scope. It is found
-    /// through the PersistentVolume, which has the name of the RdsVolume; what has none concerns no claim (B84).
+    /// through the PersistentVolume; what has none concerns no claim (B84).
     async fn claim(&self, event: &Event, about: &ObjectReference) -> Option<ObjectReference> {
         if about.kind.as_deref() != Some("RdsVolume") || !for_claims(event) {
             return None;
         }
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        let volume = match volumes.get_opt(about.name.as_deref()?).await {
-            Ok(volume) => volume?,
+        let volumes = match persistent_volumes_of(about.name.as_deref()?, &self.client).await {
+            Ok(volumes) => volumes,
             Err(error) => {
                 debug!(%error, reason = event.reason, "an event could not be posted on the claim");
                 return None;
             }
         };
-        let claim = volume.spec?.claim_ref?;
+        let claim = volumes.into_iter().find_map(|volume| volume.spec?.claim_ref)?;
         Some(ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("PersistentVolumeClaim".to_owned()),

@@ -14,10 +14,21 @@ pub(crate) enum ApiError {
     /// The object changed or went meanwhile: read and decide again.
     #[error("{0} changed meanwhile")]
     Conflict(String),
-    /// Anything else.
+    /// A write failed.
     #[error("cannot write {name}")]
     Api {
         /// The object.
+        name: String,
+        /// Why.
+        #[source]
+        source: kube::Error,
+    },
+    /// A read failed that a decision about the object needs.
+    #[error("cannot read {what} for {name}")]
+    Read {
+        /// What was to be read.
+        what: &'static str,
+        /// The object that it was read for.
         name: String,
         /// Why.
         #[source]
@@ -40,11 +51,20 @@ impl ApiError {
         }
         Self::Api { name, source }
     }
+
+    /// What a failed read means. It is no conflict, whatever its code: no object of ours has changed.
+    pub(crate) fn read(what: &'static str, volume: &RdsVolume, source: kube::Error) -> Self {
+        Self::Read {
+            what,
+            name: volume.name_any(),
+            source,
+        }
+    }
 }
 
+/// It has changed (409) or is gone (404).
 fn is_conflict(status: &Status) -> bool {
-    // 404: it is gone; 422: a `test` of a JSON patch failed.
-    matches!(status.code, 409 | 404) || (status.code == 422 && status.message.contains("test"))
+    matches!(status.code, 409 | 404)
 }
 
 /// The API server, for RdsVolumes.
@@ -71,7 +91,10 @@ impl Store {
             .map_err(|e| ApiError::of(next, e))
     }
 
-    /// Server-side apply of the other status fields. The UID keeps it off an object of the same name made since.
+    /// Server-side apply of the other status fields, on the object as it was read: fails with [`ApiError::Conflict`] if it has changed.
+    ///
+    /// `status.nqn` is one of them, the name under which the disk is exported. Written by a leader that has slept, or whose watch has
+    /// stood still, over a fence of its successor it would let a node in again that was cut (I3, I18).
     pub(crate) async fn apply_status(
         &self,
         volume: &RdsVolume,
@@ -80,7 +103,11 @@ impl Store {
         let patch = json!({
             "apiVersion": format!("{DOMAIN}/v1alpha1"),
             "kind": "RdsVolume",
-            "metadata": {"name": volume.name_any(), "uid": volume.metadata.uid},
+            "metadata": {
+                "name": volume.name_any(),
+                "uid": volume.metadata.uid,
+                "resourceVersion": volume.metadata.resource_version,
+            },
             "status": status,
         });
         let params = PatchParams::apply(manager::OPERATOR).force();
@@ -123,5 +150,67 @@ impl Store {
             .patch(&volume.name_any(), &params, &Patch::Merge(&patch))
             .await
             .map_err(|e| ApiError::of(volume, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use kube::client::Body;
+    use serde_json::Value;
+    use tonic::codegen::http::{Request, Response};
+
+    use super::*;
+
+    fn volume() -> RdsVolume {
+        serde_json::from_value(json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume",
+            "metadata": {"name": "test-db", "uid": "u1", "resourceVersion": "7"},
+            "spec": {"server": "s", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn i3_a_status_is_applied_to_the_object_that_was_read_and_no_other() {
+        let sent = Arc::new(Mutex::new(Value::Null));
+        let keep = sent.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let keep = keep.clone();
+            async move {
+                let body = request.into_body().collect_bytes().await.unwrap();
+                *keep.lock().unwrap() = serde_json::from_slice(&body).unwrap();
+                Ok::<_, Infallible>(Response::new(Body::from(serde_json::to_vec(&volume()).unwrap())))
+            }
+        });
+        let store = Store::new(&Client::new(service, "default"));
+        store
+            .apply_status(&volume(), &RdsVolumeStatus::default())
+            .await
+            .unwrap();
+        assert_eq!(
+            sent.lock().unwrap()["metadata"],
+            json!({"name": "test-db", "uid": "u1", "resourceVersion": "7"})
+        );
+    }
+
+    #[test]
+    fn only_an_object_that_has_changed_or_gone_is_a_conflict() {
+        let failed = |code: u16| {
+            let status = Status {
+                code,
+                message: "RdsVolume \"test-db\" is invalid".into(),
+                ..Status::default()
+            };
+            kube::Error::Api(Box::new(status))
+        };
+        for (code, conflict) in [(404, true), (409, true), (422, false), (403, false), (500, false)] {
+            let error = ApiError::of(&volume(), failed(code));
+            assert_eq!(matches!(error, ApiError::Conflict(_)), conflict, "{code}: {error}");
+            let error = ApiError::read("its Node", &volume(), failed(code));
+            assert_eq!(error.to_string(), "cannot read its Node for test-db", "{code}");
+        }
     }
 }

@@ -57,7 +57,7 @@ async fn pass(name: Name, cx: Arc<Context>) -> Action {
             // The cache is a moment behind; it will have the newer object very soon.
             Action::requeue(Duration::from_millis(rand::random_range(50..150)))
         }
-        Err(error @ ApiError::Api { .. }) => {
+        Err(error @ (ApiError::Api { .. } | ApiError::Read { .. })) => {
             warn!(volume = &*name, error = chain(&error), "reconcile failed");
             Action::requeue(cx.memory.backoff(&name))
         }

@@ -26,7 +26,7 @@ mod want;
 pub(crate) use api::{ApiError, Store};
 pub(crate) use controller::{Trigger, run};
 pub(crate) use model::{Change, is_toggling};
-pub(crate) use persistent_volumes::PersistentVolumes;
+pub(crate) use persistent_volumes::{PersistentVolumes, persistent_volumes_of};
 pub(crate) use problem::reason;
 pub(crate) use reconcile::{Context, Memory};
 pub(crate) use status::{applied_part, explain_use, tell_holders};

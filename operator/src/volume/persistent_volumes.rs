@@ -76,6 +76,25 @@ impl PersistentVolumes {
     }
 }
 
+/// The PersistentVolumes with this handle, for what removes nothing: that of a claim bears the volume's name (K1), others may have any.
+pub(crate) async fn persistent_volumes_of(volume: &str, client: &Client) -> Result<Vec<PersistentVolume>, kube::Error> {
+    let handle = |pv: &PersistentVolume| {
+        let csi = pv.spec.as_ref().and_then(|s| s.csi.as_ref());
+        csi.is_some_and(|csi| csi.volume_handle == volume)
+    };
+    let api: Api<PersistentVolume> = Api::all(client.clone());
+    match api.get_opt(volume).await?.filter(handle) {
+        Some(pv) => Ok(vec![pv]),
+        None => Ok(api
+            .list(&ListParams::default())
+            .await?
+            .items
+            .into_iter()
+            .filter(handle)
+            .collect()),
+    }
+}
+
 fn seen(pv: &PersistentVolume) -> Option<(String, PersistentVolumeSeen)> {
     let spec = pv.spec.as_ref()?;
     let handle = spec.csi.as_ref()?.volume_handle.clone();

@@ -214,9 +214,39 @@ pub(crate) fn tell_holders(volume: &RdsVolume, status: &mut RdsVolumeStatus) {
 
 #[cfg(test)]
 mod tests {
+    use rds_crds::volume::CAS_STATUS_FIELDS;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_compare_and_swap_owns_is_never_applied() {
+        let at = "2026-01-01T00:00:00Z";
+        let volume: RdsVolume = serde_json::from_value(json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": "pvc-1"},
+            "spec": {"server": "s", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]},
+            "status": {
+                "explain": "stays",
+                "creation": {"nonce": "0123456789abcdef", "startedAt": at, "outcome": "Created"},
+                "exportGeneration": 2, "toggling": 2, "holdersUnknownSince": at,
+                "holders": [{"node": "n", "attachmentUID": "u", "role": "Primary", "since": at}],
+                "fence": {"node": "n", "attachmentUID": "u", "phase": "Cutting", "nqn": "q", "startedAt": at},
+                "fenced": [{"node": "n", "generation": 1, "at": at}],
+                "format": {"state": "Blank"},
+                "deletion": {"slot": "s", "path": "/p", "phase": "Retiring"},
+            },
+        }))
+        .unwrap();
+        let fields = |status: &RdsVolumeStatus| -> Vec<String> {
+            let status = serde_json::to_value(status).unwrap();
+            status.as_object().unwrap().keys().cloned().collect()
+        };
+        let stored = fields(volume.status.as_ref().unwrap());
+        for field in CAS_STATUS_FIELDS {
+            assert!(stored.iter().any(|f| f == field), "{field} is not in the example");
+        }
+        assert_eq!(fields(&applied_part(&volume)), ["explain"]);
+    }
 
     /// The pass over the attachments says why a fence that was begun takes its time; this pass does not speak over it.
     #[test]
