@@ -292,6 +292,9 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// What the kernel takes where no `ctrl_loss_tmo` is given, in seconds (`NVMF_DEF_CTRL_LOSS_TMO`).
+const KERNEL_CTRL_LOSS_TMO: i32 = 600;
+
 /// Times and queues as the volume asks for them.
 pub(super) fn options(volume: &RdsVolume) -> Options {
     let plain = Options::default();
@@ -299,7 +302,11 @@ pub(super) fn options(volume: &RdsVolume) -> Options {
         return plain;
     };
     Options {
-        ctrl_loss_tmo: asked.ctrl_loss_tmo.unwrap_or(plain.ctrl_loss_tmo),
+        // The kernel's default (K7): written as 0 it would give the disk up at the first loss.
+        ctrl_loss_tmo: match asked.ctrl_loss_tmo {
+            Some(0) => KERNEL_CTRL_LOSS_TMO,
+            asked => asked.unwrap_or(plain.ctrl_loss_tmo),
+        },
         reconnect_delay: asked.reconnect_delay.unwrap_or(plain.reconnect_delay),
         keep_alive_tmo: asked.keep_alive_tmo.unwrap_or(plain.keep_alive_tmo),
         io_queues: asked.io_queues,

@@ -22,7 +22,7 @@ pub(super) fn connect_line(to: &Target, identity: &Identity, cpus: u32) -> Resul
     check_nqn(&to.nqn)?;
     let address: IpAddr = to.address.parse().map_err(|_| {
         format!(
-            "`{}` is not an IP address: give one in spec.nvme of the RdsServer",
+            "`{}` is not an IP address: give one in spec.storage.address of the RdsServer, or in spec.connection.address of the RdsVolume",
             to.address
         )
     })?;
