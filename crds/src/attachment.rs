@@ -127,7 +127,7 @@ pub struct RdsAttachmentStatus {
     /// Generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Admitted and Ready.
+    /// Admitted: whether the node may use the volume.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -143,7 +143,7 @@ pub struct RdsAttachmentStatus {
     /// The TCP port to connect to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Generation of the export that the three fields above belong to.
+    /// Generation of the export that `nqn`, `address` and `port` belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export_generation: Option<u32>,
     /// The one trial of a half-open breaker: this attachment may try until then.
@@ -183,13 +183,13 @@ pub struct AgentStatus {
     /// Failures of this volume on this node since this object was made, for the breaker; it only grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures: Option<u32>,
-    /// Of them, those since the last success.
+    /// `failures` since the last success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures_in_row: Option<u32>,
     /// Successes since this object was made; it only grows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub successes: Option<u32>,
-    /// The last of them.
+    /// The last failure, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// The size that the node's kernel shows.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// Condition types of our kinds. Positive ones say what is well; `Drifted`, `ExpandPending`, `DeletionBlocked`,
-/// `FencePending`, `IdentityChanged` and `Stalled` exist only while they have something to say.
+/// `FencePending`, `MigrationOverdue`, `IdentityChanged` and `Stalled` exist only while they have something to say.
 pub mod kind {
     /// Summary of all others.
     pub const READY: &str = "Ready";
@@ -14,9 +14,9 @@ pub mod kind {
     pub const STALLED: &str = "Stalled";
     /// RdsServer: the management connection works.
     pub const REACHABLE: &str = "Reachable";
-    /// RdsServer: RouterOS version and pool fit.
+    /// RdsServer: RouterOS version and packages fit.
     pub const COMPATIBLE: &str = "Compatible";
-    /// RdsServer: the pool is mounted, clean and has room.
+    /// RdsServer: the pool is mounted and clean.
     pub const POOL_HEALTHY: &str = "PoolHealthy";
     /// RdsServer: the self-test has shown that a fence works on this RouterOS version.
     pub const FENCE_PROVEN: &str = "FenceProven";

@@ -201,7 +201,7 @@ pub struct RdsServerStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// RouterOS version, for example `7.24.4 (stable)`.
+    /// RouterOS version, for example `7.24.4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Board name, for example `RDS2216-2XG-4S+4XS-2XQ`.
@@ -219,7 +219,7 @@ pub struct RdsServerStatus {
     /// Number of RdsVolumes that name this server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<u32>,
-    /// The breaker of the management connection.
+    /// What is known of the management connection while the appliance does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management: Option<ManagementStatus>,
     /// When it was last seen that every VolumeAttachment which is attached has its RdsAttachment. Only what is found without one
@@ -291,7 +291,7 @@ pub struct Pool {
     /// Free space in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free: Option<Size>,
-    /// For people: `6.6 of 7.0 TiB free`.
+    /// For people: `6.6 TiB of 7.0 TiB free`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
 }
@@ -300,9 +300,6 @@ pub struct Pool {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ManagementStatus {
-    /// Connections that failed since one last worked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub consecutive_failures: Option<u32>,
     /// Since when the appliance has not answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreachable_since: Option<Time>,

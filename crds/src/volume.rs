@@ -84,12 +84,12 @@ pub struct RdsVolumeSpec {
     pub server: String,
     /// Wanted size in bytes or as a quantity, for example `10Gi`. Rounded up to a multiple of 4096. May be raised at
     /// any time, and lowered again down to the measured size (`status.capacity`).
-    #[x_kube(validation = Rule::new("type(self) == int || (isQuantity(string(self)))").message("capacity must be a number of bytes or a quantity such as 10Gi"))]
+    #[x_kube(validation = Rule::new("type(self) == int || self.matches('^[+]?([0-9]+[.]?[0-9]{0,18}|[.][0-9]{1,18})([numkMGTPE]|[KMGTPE]i|[eE][+-]?(0?[0-9]|1[0-8]))?$')").message("capacity must be a number of bytes or a quantity such as 10Gi"))]
     pub capacity: Size,
     /// RouterOS slot of the disk: 1 to 32 characters of a-z, 0-9 and `-`. Default: derived from the UUID in the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')").message("slot may have a-z, 0-9 and - only, with no - at its ends. Leave it out to get one from the volume's UUID"))]
-    #[schemars(length(min = 1, max = 40))]
+    #[schemars(length(min = 1, max = 32))]
     pub slot: Option<String>,
     /// Absolute path of the image file on the appliance, below the server's basePath.
     /// Default: `<basePath>/<slot>.img`.
@@ -243,7 +243,7 @@ pub struct Connection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// Seconds until the kernel gives a lost controller up; -1 for never. Default: -1.
+    /// Seconds until the kernel gives a lost controller up; -1 for never, 0 for the kernel's default (600). Default: -1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -1))]
     pub ctrl_loss_tmo: Option<i32>,

@@ -118,7 +118,8 @@ pub fn identity(name: &str, parameters: &Parameters, server: &RdsServer) -> Resu
 
 /// Where volumes of that server are reachable: empty means everywhere. Refused if the caller needs it elsewhere.
 pub fn topology(server: &RdsServer, asked: Option<&TopologyRequirement>) -> Result<Vec<Topology>, Failure> {
-    let Some(segments) = &server.spec.topology else {
+    // A PersistentVolume whose node affinity has no terms is refused by the API server.
+    let Some(segments) = server.spec.topology.as_ref().filter(|segments| !segments.is_empty()) else {
         return Ok(Vec::new());
     };
     let requisite = asked.map(|a| a.requisite.as_slice()).unwrap_or_default();
@@ -259,6 +260,7 @@ mod tests {
             topology(&server("a", json!({})), Some(&requirement("x"))),
             Ok(Vec::new())
         );
+        assert_eq!(topology(&server("a", json!({"topology": {}})), None), Ok(Vec::new()));
         let rack = server("a", json!({"topology": {"zone": "rack-1"}}));
         assert_eq!(topology(&rack, Some(&requirement("rack-1"))).unwrap().len(), 1);
         assert_eq!(topology(&rack, None).unwrap().len(), 1);
