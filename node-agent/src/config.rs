@@ -143,6 +143,8 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn refused(value: Option<&str>) -> String {
@@ -184,6 +186,31 @@ mod tests {
         let longest = format!("nqn.2000-02.com.mikrotik:{}", "x".repeat(223 - 25));
         assert!(ManagedPrefix::from_variable(Some(longest.into())).is_ok());
         assert!(ManagedPrefix::from_variable(Some("nqn.2000-02.com.mikrotik:pvc-".into())).is_ok());
+    }
+
+    #[test]
+    fn b61_every_flag_is_in_the_document_with_its_default() {
+        let text = include_str!("../../docs/options.md");
+        let (_, text) = text.split_once("## rds-node-agent").unwrap();
+        for argument in Config::command().get_arguments().filter(|a| !a.is_hide_set()) {
+            let Some(long) = argument.get_long() else { continue };
+            if matches!(long, "help" | "version") {
+                continue;
+            }
+            let row = text.lines().find(|line| line.starts_with(&format!("| `--{long}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/options.md has no row of --{long}"));
+            let variable = argument.get_env().and_then(|v| v.to_str()).unwrap();
+            let mut all = vec![variable.to_owned()];
+            all.extend(
+                argument
+                    .get_default_values()
+                    .iter()
+                    .map(|v| v.to_str().unwrap().to_owned()),
+            );
+            for value in all {
+                assert!(row.contains(&format!("| `{value}` |")), "{row} lacks {value}");
+            }
+        }
     }
 
     #[test]

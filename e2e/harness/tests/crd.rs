@@ -189,6 +189,17 @@ fn bad_volumes_are_refused_with_words_that_help() -> Result<()> {
                 with(volume("bad"), "/spec/capacity", json!("ten gigabytes")),
                 "capacity",
             ),
+            // Quantities of Kubernetes that the operator does not read.
+            (
+                with(volume("bad"), "/spec/capacity", json!("1.0000000000000000000Gi")),
+                "capacity must be a number of bytes or a quantity",
+            ),
+            (
+                with(volume("bad"), "/spec/capacity", json!("0.00000001e20")),
+                "capacity must be a number of bytes or a quantity",
+            ),
+            // No appliance that is served takes more.
+            (with(volume("bad"), "/spec/slot", json!("a".repeat(33))), "slot"),
             (
                 with(volume("bad"), "/spec/accessModes", many.clone()),
                 "ReadWriteMany needs volumeMode: Block",

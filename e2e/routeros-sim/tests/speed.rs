@@ -1,4 +1,5 @@
-//! Ten thousand disks: what the appliance answers many times a second must not cost a scan.
+//! Ten thousand disks: what the appliance answers many times a second must not cost a scan. A scan in the same process is the measure:
+//! machines differ, and are busy.
 #![allow(clippy::unwrap_used)]
 
 use routeros_sim::{Account, Appliance, Console, Knobs, Overrides, State, log::Log};
@@ -34,6 +35,9 @@ fn lookups_do_not_scan() {
     }
     let appliance = Appliance::new(state, Knobs::default(), Log::default());
     let slot = format!("pvc-{:028}", 7777);
+    let scan = ":put [:len [/disk/find where slot~\"^pvc-\" && comment~\"^rds1:\"]]";
+    let (output, scan) = timed(&appliance, scan);
+    assert_eq!(output, "10000\r\n");
     for condition in [
         format!("slot=\"{slot}\""),
         format!("slot=\"{slot}\" && file-path=\"/pool/csi/{slot}.img\" && comment~\"^rds1:\""),
@@ -47,23 +51,19 @@ fn lookups_do_not_scan() {
     ] {
         let (output, took) = timed(&appliance, &format!(":put [:len [/disk/find where {condition}]]"));
         assert_eq!(output, "1\r\n", "{condition}");
-        assert!(took < Duration::from_millis(5), "{condition}: {took:?}");
+        assert!(took * 5 < scan, "{condition}: {took:?}, a scan {scan:?}");
     }
     let (output, took) = timed(
         &appliance,
         &format!(":put [:len [/file/find where name=\"pool/csi/{slot}.img\"]]"),
     );
     assert_eq!(output, "1\r\n");
-    assert!(took < Duration::from_millis(5), "{took:?}");
+    assert!(took * 5 < scan, "{took:?}, a scan {scan:?}");
     let json =
         ":put [:serialize to=json options=json.no-string-conversion [/disk/print detail as-value where type=file]]";
     let (output, took) = timed(&appliance, json);
     println!("a listing of 10,000 disks: {} bytes in {took:?}", output.len());
-    let (_, took) = timed(
-        &appliance,
-        ":put [:len [/disk/find where slot~\"^pvc-\" && comment~\"^rds1:\"]]",
-    );
-    println!("a scan of 10,000 disks: {took:?}");
+    println!("a scan of 10,000 disks: {scan:?}");
 }
 
 #[test]
@@ -77,19 +77,32 @@ fn ten_thousand_sessions() {
         });
     }
     let appliance = Appliance::new(state, Knobs::default(), Log::default());
-    let start = Instant::now();
-    for i in 0..10_000 {
-        let (id, new) = appliance
-            .connect(&format!("nqn.x:s{i}"), &format!("n{}", i % 100))
-            .unwrap();
-        assert!(new);
-        appliance.write(id, "one").unwrap();
+    let mut hundreds = Vec::new();
+    for hundred in 0..100 {
+        let start = Instant::now();
+        for i in hundred * 100..(hundred + 1) * 100 {
+            let (id, new) = appliance
+                .connect(&format!("nqn.x:s{i}"), &format!("n{}", i % 100))
+                .unwrap();
+            assert!(new);
+            appliance.write(id, "one").unwrap();
+        }
+        hundreds.push(start.elapsed());
     }
-    println!("10,000 connects and writes: {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(4), "a connect or a write scans");
+    println!("10,000 connects and writes: {:?}", hundreds.iter().sum::<Duration>());
+    let best = |of: &[Duration]| of.iter().min().copied().unwrap();
+    let (first, last) = (best(&hundreds[..20]), best(&hundreds[80..]));
+    assert!(
+        last < first * 5,
+        "a connect or a write scans: {first:?} for the first hundred, {last:?} for the last"
+    );
     let toggle = "/disk set s7777 nvme-tcp-export=no; /disk set s7777 nvme-tcp-export=yes";
     let (_, took) = timed(&appliance, toggle);
-    assert!(took < Duration::from_millis(5), "{took:?}");
+    let (_, scan) = timed(
+        &appliance,
+        ":put [:len [/disk/find where slot~\"^s\" && file-path~\"img\"]]",
+    );
+    assert!(took * 3 < scan, "{took:?}, a scan {scan:?}");
     let start = Instant::now();
     assert_eq!(appliance.live_writers("pool/s7777.img"), ["n77"]);
     assert_eq!(appliance.live_writers("pool/s42.img"), ["n42"]);

@@ -363,3 +363,36 @@ fn cut(mut note: String) -> String {
     }
     note
 }
+
+#[cfg(test)]
+mod tests {
+    /// Words of this file that look like a reason: in quotes, CamelCase, with nothing else.
+    fn reasons() -> Vec<&'static str> {
+        let text = include_str!("mod.rs");
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let camel = |word: &&str| {
+            word.starts_with(|c: char| c.is_ascii_uppercase())
+                && word.len() > 3
+                && word.chars().all(|c| c.is_ascii_alphabetic())
+                && word.chars().any(|c| c.is_ascii_lowercase())
+        };
+        code.split('"').skip(1).step_by(2).filter(camel).collect()
+    }
+
+    #[test]
+    fn every_reason_of_an_event_is_documented() {
+        let page = include_str!("../../../docs/labels-annotations.md");
+        let no_reasons = ["Reconcile", "Node", "True"];
+        let reasons: Vec<_> = reasons().into_iter().filter(|r| !no_reasons.contains(r)).collect();
+        assert!(
+            reasons.contains(&"Expanded") && reasons.contains(&"VolumeDetached"),
+            "{reasons:?}"
+        );
+        for reason in reasons {
+            assert!(
+                page.contains(&format!("`{reason}`")),
+                "docs/labels-annotations.md lacks {reason}"
+            );
+        }
+    }
+}

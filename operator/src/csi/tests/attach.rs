@@ -315,8 +315,16 @@ async fn i4_a_detach_is_answered_only_once_the_attachment_is_gone() {
     );
     assert!(bench.object(&attachment_name(PVC, "n1")).is_some());
     let mut client = bench.controller.clone();
+    bench.put(granted(attachment("n1")).unwrap());
     let waiting = tokio::spawn(async move { client.controller_unpublish_volume(unpublish("n1")).await });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let id = attachment_name(PVC, "n1");
+    while bench
+        .object(&id)
+        .is_none_or(|o| o["metadata"]["deletionTimestamp"].is_null())
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!waiting.is_finished());
     bench.take(&attachment_name(PVC, "n1"));
     waiting.await.unwrap().unwrap();
 }

@@ -428,7 +428,9 @@ async fn one_call_a_volume_at_a_time() {
             .await
     };
     let second = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while bench.object(PVC).is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         two.create_volume(creation(PVC, GI)).await
     };
     let (first, second) = tokio::join!(first, second);
