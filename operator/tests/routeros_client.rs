@@ -375,6 +375,35 @@ async fn i10_absence_needs_a_complete_answer() {
     }
 }
 
+/// After a start of the appliance SSH answers before the pool is mounted: `/disk/remove` works then, and `/file` is empty.
+#[tokio::test]
+async fn i17_of_a_pool_that_is_not_mounted_no_file_is_known_to_be_gone() {
+    let unmounted = r#"{".id":"*1","mounted":false,"size":200000,"slot":"raid10","type":"raid"}"#;
+    for rows in [vec![], vec![unmounted]] {
+        let reply = || done(&rows, "[]");
+        let c = client(Script::new([
+            reply(),
+            reply(),
+            reply(),
+            stopped("failure: could not create file", &rows, "[]"),
+        ]));
+        let errors = [
+            c.look(&id()).await.unwrap_err(),
+            c.remove(&guard(2)).await.unwrap_err(),
+            c.remove_file(&guard(2).slot, &guard(2).path).await.unwrap_err(),
+            c.create(&request()).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(
+                error.is_unknown() && error.to_string().contains("not mounted"),
+                "{rows:?}: {error}"
+            );
+        }
+        let seen = client(Script::new([done(&rows, FILE)])).look(&id()).await.unwrap();
+        assert!(seen.file.is_some(), "what shows is there");
+    }
+}
+
 #[tokio::test]
 async fn d1_a_guard_that_does_not_match_changes_nothing_and_says_why() {
     let cases = [
@@ -396,7 +425,7 @@ async fn d1_a_guard_that_does_not_match_changes_nothing_and_says_why() {
         ),
     ];
     for (rows, why) in cases {
-        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        let rows: Vec<&str> = rows.iter().map(String::as_str).chain([POOL]).collect();
         let error = client(Script::new([stopped("rds-guard", &rows, "[]")]))
             .grow(&guard(1), Bytes(16384))
             .await
@@ -473,7 +502,11 @@ async fn retire_and_remove_prove_their_effect() {
     assert!(matches!(error, RdsError::Invalid { .. }), "D3: {error}");
 
     assert!(say(done(&[POOL], "[]")).remove(&guard(2)).await.is_ok());
-    for (rows, files) in [(vec![g2.as_str()], "[]"), (vec![], FILE), (vec![g2.as_str()], FILE)] {
+    for (rows, files) in [
+        (vec![g2.as_str(), POOL], "[]"),
+        (vec![], FILE),
+        (vec![g2.as_str()], FILE),
+    ] {
         let error = say(done(&rows, files)).remove(&guard(2)).await.unwrap_err();
         assert!(matches!(error, RdsError::ReadBack { .. }), "{error}");
     }

@@ -74,8 +74,9 @@ impl Appliance {
     }
 
     /// The same with real exports.
-    pub(crate) fn with(state: State, knobs: Knobs, log: Log, projector: Option<Projector>) -> Self {
+    pub(crate) fn with(mut state: State, knobs: Knobs, log: Log, projector: Option<Projector>) -> Self {
         let (down, _) = watch::channel(knobs.down);
+        state.mount_pools(knobs.pool_mounted);
         Self {
             state: Mutex::new(state),
             knobs: RwLock::new(Arc::new(knobs)),
@@ -103,11 +104,21 @@ impl Appliance {
     pub fn change_knobs(&self, f: impl FnOnce(&mut Knobs)) {
         let mut guard = self.knobs.write().unwrap_or_else(PoisonError::into_inner);
         let mut knobs = Knobs::clone(&guard);
+        let was_mounted = knobs.pool_mounted;
         f(&mut knobs);
-        let down = knobs.down;
-        *guard = Arc::new(knobs);
+        let knobs = Arc::new(knobs);
+        *guard = knobs.clone();
         drop(guard);
-        self.down.send_if_modified(|d| std::mem::replace(d, down) != down);
+        self.down
+            .send_if_modified(|d| std::mem::replace(d, knobs.down) != knobs.down);
+        if was_mounted != knobs.pool_mounted {
+            let mut state = self.state();
+            state.mount_pools(knobs.pool_mounted);
+            state.settle_all(&knobs);
+            self.project(&state, &knobs);
+            drop(state);
+            self.touch();
+        }
     }
 
     /// Adds a fault.

@@ -109,6 +109,9 @@ impl Interp<'_> {
     }
 
     pub(crate) fn resize_file(&mut self, name: &str, size: u64) -> Run<()> {
+        if self.state().unmounted.get(name).is_some() {
+            return Err(Fail::refused(&self.knobs.missing_directory_text));
+        }
         let Some((old, held)) = self.state().files.get(name).map(|f| (f.size, f.allocated)) else {
             return Ok(());
         };

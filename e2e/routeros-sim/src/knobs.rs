@@ -239,6 +239,8 @@ pub struct Knobs {
     pub false_flags: bool,
     pub json_numbers: JsonNumbers,
     pub json_bools: JsonBools,
+    /// Pools are mounted. While they are not, `/file` shows nothing of them and nothing can be made there; rows of `/disk` stay.
+    pub pool_mounted: bool,
     /// Milliseconds during which the SSH port is closed in a reboot.
     pub reboot_ms: u64,
     /// Milliseconds from a reboot until exports are back.
@@ -296,6 +298,7 @@ impl Default for Knobs {
             false_flags: false,
             json_numbers: JsonNumbers::Int,
             json_bools: JsonBools::Native,
+            pool_mounted: true,
             reboot_ms: 0,
             exports_after_ms: 0,
             port_before_exports: false,

@@ -68,8 +68,12 @@ impl Wanted {
             leaves: knobs.export_off == ExportOff::LeavesSessions,
             ..Self::default()
         };
-        let images = state.files.iter().filter(|f| f.kind == ".img file");
-        wanted.images = images.map(|f| (f.id, f.size)).collect();
+        // An image that is out of sight keeps its data.
+        let files = state.files.iter().chain(state.unmounted.iter());
+        wanted.images = files
+            .filter(|f| f.kind == ".img file")
+            .map(|f| (f.id, f.size))
+            .collect();
         let view = DiskView { state, knobs };
         for disk in state.disks.iter().filter(|d| d.export.on && !d.disabled) {
             let file = disk.path().and_then(|p| state.files.get(crate::file::file_name(p)));

@@ -40,6 +40,8 @@ pub struct State {
     pub disks: Disks,
     /// `/file`
     pub files: Files,
+    /// Files of pools that are not mounted: they are there, and nobody sees them.
+    pub unmounted: Files,
     /// `/disk/btrfs/subvolume`
     pub subvolumes: Vec<Subvolume>,
     /// The highest id ever given in `/disk`.
@@ -71,6 +73,7 @@ impl Default for State {
             identity: "MikroTik".into(),
             disks: Disks::default(),
             files: Files::default(),
+            unmounted: Files::default(),
             subvolumes: Vec::new(),
             last_disk_id: 0,
             last_file_id: 0,
@@ -200,6 +203,27 @@ impl State {
     pub fn pool_of(&self, name: &str) -> Option<&Disk> {
         let root = crate::file::root(crate::file::file_name(name));
         self.disks.find(Key::Mount, root).next()
+    }
+
+    /// Mounts all pools, or takes them off: with a pool go its files, out of sight and back.
+    pub fn mount_pools(&mut self, mounted: bool) {
+        let is_other = |d: &&Disk| d.pool.as_ref().is_some_and(|pool| pool.mounted != mounted);
+        let pools: Vec<Disk> = self.disks.iter().filter(is_other).cloned().collect();
+        for mut disk in pools {
+            let Some(pool) = &mut disk.pool else { continue };
+            pool.mounted = mounted;
+            let (from, to) = if mounted {
+                (&mut self.unmounted, &mut self.files)
+            } else {
+                (&mut self.files, &mut self.unmounted)
+            };
+            let mut names = from.below(&pool.mount_point);
+            names.push(pool.mount_point.clone());
+            for file in names.iter().filter_map(|name| from.remove(name)) {
+                to.put(file);
+            }
+            self.disks.put(disk);
+        }
     }
 
     /// Bytes free in a pool.

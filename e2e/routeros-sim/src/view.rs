@@ -181,6 +181,7 @@ impl<'a> DiskView<'a> {
         let bytes = |n: u64| Some(Cell::new(num(n), Shown::Grouped));
         let count = |n: u64| Some(Cell::new(num(n), Shown::Plain));
         let pool = d.pool.as_ref();
+        let mounted = pool.filter(|p| p.mounted);
         match name {
             "type" => plain(&d.kind),
             "slot" => quoted(&d.slot),
@@ -191,21 +192,21 @@ impl<'a> DiskView<'a> {
             "fs" => plain(pool.map_or("-", |p| &p.fs)),
             "model" if d.image.is_some() => quoted(d.path()?),
             "size" => bytes(d.size),
-            "free" => pool.and_then(|_| bytes(self.state.free(d))),
-            "total-inodes" => pool.and_then(|_| bytes(inodes(d))),
+            "free" => mounted.and_then(|_| bytes(self.state.free(d))),
+            "total-inodes" => mounted.and_then(|_| bytes(inodes(d))),
             "free-inodes" => {
-                let used = 3 + self.state.files.count_below(&pool?.mount_point) as u64;
+                let used = 3 + self.state.files.count_below(&mounted?.mount_point) as u64;
                 bytes(inodes(d).saturating_sub(used))
             }
             "use" => {
-                pool?;
+                mounted?;
                 let used = u128::from(d.size.saturating_sub(self.state.free(d)));
                 let percent = (used * 100 + u128::from(d.size) / 2)
                     .checked_div(u128::from(d.size))
                     .unwrap_or(0);
                 plain(&format!("{percent}%"))
             }
-            "mount-point" => quoted(&pool.filter(|p| p.mounted)?.mount_point),
+            "mount-point" => quoted(&mounted?.mount_point),
             "mount-filesystem" => yes_no(d.mount_filesystem),
             "mount-read-only" | "swap" | "nfs-sharing" | "smb-sharing" | "media-sharing" | "iscsi-export" => {
                 yes_no(d.extra.get(name).is_some_and(|v| v == "yes"))

@@ -181,6 +181,43 @@ fn growth_is_seen_at_once_or_after_a_toggle() {
 }
 
 #[test]
+fn a_pool_that_is_not_mounted_shows_no_file_and_keeps_all() {
+    let b = Box::new(|_| ());
+    b.ok(&format!("{ADD} nvme-tcp-export=yes"));
+    let before = b.0.state().snapshot();
+    let free = b.free();
+    b.0.change_knobs(|k| k.pool_mounted = false);
+    let count = |what: &str| b.run(&format!(":put [:len [{what}]]")).trim_end().to_owned();
+    assert_eq!(count("/file find"), "0");
+    assert_eq!(count("/disk find where mounted"), "0");
+    assert_eq!(count("/disk find where mount-point=pool"), "0");
+    assert_eq!(count("/disk find where slot=a"), "1", "what is configured stays");
+    assert_eq!(b.get("pool", "free"), "");
+    let other = ADD.replace("slot=a", "slot=b").replace("a.img", "b.img");
+    for line in [
+        ADD.replace("slot=a", "slot=b").as_str(),
+        &other,
+        "/disk set a file-size=2G",
+    ] {
+        assert!(b.run(line).starts_with("failure: could not create file"), "{line}");
+    }
+    b.ok("/file remove [find name=\"pool/csi/a.img\"]");
+    b.ok("/disk set a comment=x");
+    b.ok("/disk set a comment=\"\"");
+    b.0.change_knobs(|k| k.pool_mounted = true);
+    assert_eq!(b.0.state().snapshot(), before);
+    assert_eq!(b.free(), free);
+    b.0.change_knobs(|k| k.pool_mounted = false);
+    b.ok("/disk remove a");
+    b.0.change_knobs(|k| k.pool_mounted = true);
+    assert_eq!(
+        count("/file find where name=\"pool/csi/a.img\""),
+        "1",
+        "the row went, the file did not"
+    );
+}
+
+#[test]
 fn uuids_of_namespaces() {
     let uuid = |b: &Box| b.0.state().disks.slot("a").unwrap().export.namespace_uuid.clone();
     for (knob, same) in [(NamespaceUuid::Stable, true), (NamespaceUuid::Random, false)] {

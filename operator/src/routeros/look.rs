@@ -1,6 +1,7 @@
 //! Everything about one volume, read fresh in one exec: rows with its slot, rows naming its file, rows with its NQN, the file, the pool.
 //!
-//! Invariant: a [`Look`] exists only when both listings came back complete and readable, so an empty one is a proof of absence.
+//! Invariant: a [`Look`] exists only when both listings came back complete and readable, and without the file only while the pool is
+//! mounted; so an empty one is a proof of absence.
 
 use super::encode::{ExecNonce, Script};
 use super::reply::{Answer, BEGIN, END};
@@ -131,7 +132,8 @@ pub(crate) fn script(id: &Identity, nonce: &ExecNonce) -> Script {
     section(0, nonce, disks).code("; ").then(section(1, nonce, files))
 }
 
-/// Reads the two listings; what does not belong to the question is dropped, not believed.
+/// Reads the two listings; what does not belong to the question is dropped, not believed. A file that does not show is gone only
+/// if its pool is mounted.
 pub(crate) fn read(id: &Identity, answer: &Answer) -> Result<Look, String> {
     let disks = answer.section(0, disk_rows)?;
     let files = answer.section(1, file_rows)?;
@@ -155,6 +157,13 @@ pub(crate) fn read(id: &Identity, answer: &Answer) -> Result<Look, String> {
         .collect();
     look.rows = related;
     look.file = files.into_iter().find(|f| id.path.is(&f.path));
+    // After a start SSH answers before the pool is mounted, and `/file` shows nothing of it until then.
+    if look.file.is_none() && !look.pool.as_ref().is_some_and(DiskRow::is_mounted) {
+        return Err(format!(
+            "the pool {} is not mounted, so nothing is known of its files",
+            id.path.pool()
+        ));
+    }
     Ok(look)
 }
 

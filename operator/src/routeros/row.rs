@@ -224,6 +224,11 @@ impl DiskRow {
         self.owner.tag().is_some_and(|t| t.same_token(tag))
     }
 
+    /// True when the row of a file system says that it is mounted.
+    pub fn is_mounted(&self) -> bool {
+        self.mounted || self.mount_point.is_some()
+    }
+
     /// True when the row is an image (has a file behind it).
     pub fn is_file(&self) -> bool {
         self.kind == "file" || self.path.is_some()

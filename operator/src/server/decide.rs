@@ -11,7 +11,7 @@ use rds_crds::{RdsServer, Reason, Size};
 use crate::routeros::{Bytes, ClusterId, DiskPath, Inventory, VolumeUid};
 
 use super::fleet::{Fitness, limits};
-use super::room::{available, is_mounted, provisioned};
+use super::room::{available, provisioned};
 
 /// What the appliance answered.
 pub(crate) enum Answer<'a> {
@@ -73,7 +73,7 @@ fn pool_trouble(server: &RdsServer, inventory: &Inventory) -> Option<String> {
             "no disk of the appliance is mounted where {base} lies: check spec.basePath and the pool"
         ));
     };
-    if !is_mounted(pool) {
+    if !pool.is_mounted() {
         return Some(format!("the pool {} is not mounted", pool.slot));
     }
     if pool.size.is_none() || pool.free.is_none() {

@@ -25,17 +25,12 @@ pub(crate) struct Limits {
 /// Room for disks according to a listing alone: `None` when it shows no mounted pool with its size and free space, as for a while
 /// after the appliance has started. That is not the same as no room.
 pub(crate) fn available(inventory: &Inventory, limits: Limits) -> Option<Bytes> {
-    let pool = inventory.pool.as_ref().filter(|pool| is_mounted(pool))?;
+    let pool = inventory.pool.as_ref().filter(|pool| pool.is_mounted())?;
     let (size, free) = (pool.size?.0, pool.free?.0);
     let by_free = free.saturating_sub(limits.reserved);
     let allowed = u128::from(size.saturating_sub(limits.reserved)) * u128::from(limits.overcommit_percent) / 100;
     let allowed = u64::try_from(allowed).unwrap_or(u64::MAX);
     Some(Bytes(by_free.min(allowed.saturating_sub(provisioned(inventory).0))))
-}
-
-/// Whether the row of a pool says that it is mounted.
-pub(crate) fn is_mounted(pool: &DiskRow) -> bool {
-    pool.mounted || pool.mount_point.is_some()
 }
 
 /// Sum of the sizes of all image disks of the pool, whoever owns them. The listing has those of other pools too, which may be the

@@ -1,7 +1,7 @@
 //! [`ApplianceView`]: what one complete, well-formed answer of the appliance says about one volume.
 //!
-//! It exists only when there was such an answer. A timeout, a cut reply or a listing with one unreadable row makes no
-//! `ApplianceView`; so `Free` here is proof of absence, never an outage (B47, B53).
+//! It exists only when there was such an answer. A timeout, a cut reply, a listing with one unreadable row or a pool that is not
+//! mounted makes no `ApplianceView`; so `Free` here is proof of absence, never an outage (B47, B53).
 
 use crate::routeros::{DiskRow, Generation, Nonce, OwnerTag, Ownership};
 

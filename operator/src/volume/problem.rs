@@ -56,6 +56,15 @@ pub(super) fn room(measured: Result<Option<Bytes>, RdsError>, server: &str) -> F
     }
 }
 
+/// Of files nothing is known while their pool is not mounted.
+pub(super) fn pool_not_mounted(server: &str) -> Problem {
+    Problem {
+        reason: Reason::PoolNotHealthy,
+        message: format!("the pool of server {server} is not mounted, so nothing is known of its files"),
+        unknown: false,
+    }
+}
+
 /// Why there is no RdsServer of that name to work with. `malformed`: those that are stored and cannot be read, with the error.
 pub(super) fn no_server(name: &str, malformed: &BTreeMap<String, String>) -> (Reason, String) {
     match malformed.get(name) {

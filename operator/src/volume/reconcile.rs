@@ -316,7 +316,7 @@ impl<'a> Pass<'a> {
         self.seen.view = match self.handle() {
             Err(problem) => Fact::Unknown(problem),
             Ok(handle) => match handle.listing_of(&self.want.id.slot, max_age).await {
-                Ok(listing) => Fact::Known(sight_in(&listing, &self.want)),
+                Ok(listing) => sight_in(&listing, &self.want, &self.volume.spec.server),
                 Err(error) => Fact::Unknown((&error).into()),
             },
         };
@@ -383,16 +383,20 @@ fn sight_of(look: &Look) -> ApplianceView {
     }
 }
 
-/// Everything about this volume from the shared listing.
-pub(crate) fn sight_in(listing: &Inventory, want: &Want) -> ApplianceView {
+/// Everything about this volume from the shared listing. A file that does not show is gone only if its pool is mounted.
+fn sight_in(listing: &Inventory, want: &Want, server: &str) -> Fact<ApplianceView> {
     let id = &want.id;
     let concerns = |row: &&DiskRow| {
         row.slot == id.slot.as_str() || row.names(&id.path) || row.nqn.as_deref() == Some(id.nqn.as_str())
     };
-    ApplianceView {
-        rows: listing.disks.iter().filter(concerns).cloned().collect(),
-        file: listing.files.iter().any(|f| f.path == id.path.as_str()),
+    let file = listing.files.iter().any(|f| f.path == id.path.as_str());
+    if !file && !listing.pool.as_ref().is_some_and(DiskRow::is_mounted) {
+        return Fact::Unknown(problem::pool_not_mounted(server));
     }
+    Fact::Known(ApplianceView {
+        rows: listing.disks.iter().filter(concerns).cloned().collect(),
+        file,
+    })
 }
 
 /// Writes what there is to say, and says when to come again.

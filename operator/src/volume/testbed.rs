@@ -75,6 +75,8 @@ pub(crate) struct Bed {
     pub(crate) looks: usize,
     pub(crate) resize_by_toggle: bool,
     pub(crate) unreachable: bool,
+    /// The pool is mounted; otherwise nobody sees a file.
+    pub(crate) mounted: bool,
     pub(crate) deviation: Option<Deviation>,
     late: Vec<Command>,
 }
@@ -112,6 +114,7 @@ impl Bed {
             looks: 0,
             resize_by_toggle: false,
             unreachable: false,
+            mounted: true,
             deviation: None,
             late: Vec::new(),
         }
@@ -246,6 +249,9 @@ impl Bed {
                 unknown: false,
             });
         }
+        if !self.mounted {
+            return Fact::Unknown(not_mounted());
+        }
         let id = &want.id;
         let about =
             |r: &&DiskRow| r.slot == id.slot.as_str() || r.names(&id.path) || r.nqn.as_deref() == Some(id.nqn.as_str());
@@ -279,6 +285,7 @@ impl Bed {
         seen.view = Fact::NotRead;
         let problem = match fate {
             Fate::Fine => match self.run(&command) {
+                _ if !self.mounted => Some(not_mounted()),
                 Ok(()) => {
                     let rows = self
                         .rows
@@ -356,7 +363,7 @@ impl Bed {
                 if self.rows.iter().any(|r| r.names(&want.id.path)) {
                     return Err(Reason::Refused);
                 }
-                self.files.retain(|f| f != path);
+                self.remove_file(path);
                 return Ok(());
             }
             Mutation::Adopt => None,
@@ -402,12 +409,28 @@ impl Bed {
             Mutation::Remove => {
                 self.rows.retain(|r| r.slot != slot);
                 if !self.rows.iter().any(|r| r.names(&want.id.path)) {
-                    self.files.retain(|f| f != path);
+                    self.remove_file(path);
                 }
             }
             Mutation::Create | Mutation::RemoveFile => {}
         }
         Ok(())
+    }
+
+    /// `/file/remove [find ..]`: what does not show is not removed, and that is no error.
+    fn remove_file(&mut self, path: &str) {
+        if self.mounted {
+            self.files.retain(|f| f != path);
+        }
+    }
+}
+
+/// What the client makes of an answer without the file while the pool is not mounted.
+fn not_mounted() -> Problem {
+    Problem {
+        reason: Reason::ResultUnknown,
+        message: "the pool is not mounted".into(),
+        unknown: true,
     }
 }
 

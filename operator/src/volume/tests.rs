@@ -642,6 +642,37 @@ fn i17_an_unknown_add_holds_the_object_until_it_cannot_run_any_more() {
     assert_eq!(bed.pass(), End::Forgotten);
 }
 
+/// The appliance starts in the middle of a deletion, and its pool is mounted later than it answers.
+#[test]
+fn i17_a_deletion_waits_until_the_pool_is_mounted() {
+    for steps in 0..5 {
+        let mut bed = made();
+        bed.request_deletion();
+        if steps > 0 {
+            bed.pass_with(&mut std::iter::empty(), steps);
+        }
+        if bed.is_empty() {
+            continue;
+        }
+        bed.mounted = false;
+        for _ in 0..3 {
+            let said = report(bed.pass());
+            assert_eq!(
+                said.deletion_blocked.map(|b| b.0),
+                Some(Reason::ResultUnknown),
+                "after {steps} steps"
+            );
+        }
+        assert_eq!(bed.files.len(), 1, "after {steps} steps");
+        bed.mounted = true;
+        assert_eq!(
+            (bed.settle(), bed.is_empty()),
+            (End::Forgotten, true),
+            "after {steps} steps"
+        );
+    }
+}
+
 #[test]
 fn d1_a_late_smaller_growth_changes_nothing() {
     let mut bed = made();

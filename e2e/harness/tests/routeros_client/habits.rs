@@ -287,6 +287,37 @@ async fn adopt_takes_exactly_what_was_named_and_release_gives_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn i17_a_file_is_not_gone_because_its_pool_is_not_mounted_yet() {
+    let rig = Rig::start().await;
+    let before = rig.snapshot();
+    let (c, v) = (&rig.client, Volume::new(1));
+    c.create(&v.create(GIB)).await.unwrap();
+    c.retire(&v.guard(1), Generation(2)).await.unwrap();
+    rig.knobs(|k| k.pool_mounted = false);
+    assert!(
+        c.inventory(Duration::ZERO).await.unwrap().disks.len() == 1,
+        "rows are configuration"
+    );
+    let removed = c.remove(&v.guard(2)).await.unwrap_err();
+    assert!(removed.is_unknown(), "{removed}");
+    assert!(rig.disk(&v).is_none(), "the row goes all the same");
+    for error in [
+        c.look(&v.id()).await.unwrap_err(),
+        c.remove_file(&v.slot, &v.path).await.unwrap_err(),
+    ] {
+        assert!(
+            error.is_unknown() && error.to_string().contains("not mounted"),
+            "{error}"
+        );
+    }
+    rig.knobs(|k| k.pool_mounted = true);
+    let seen = c.look(&v.id()).await.unwrap();
+    assert!(seen.file.is_some() && seen.row().is_none(), "{seen:?}");
+    c.remove_file(&v.slot, &v.path).await.unwrap();
+    assert_eq!(rig.snapshot(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_pool_is_told_from_other_refusals() {
     let rig = Rig::start().await;
     let (c, v) = (&rig.client, Volume::new(1));
