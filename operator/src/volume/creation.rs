@@ -6,7 +6,7 @@
 
 use rds_crds::Reason;
 
-use crate::routeros::{Generation, Ownership};
+use crate::routeros::{DiskRow, Generation, Ownership};
 
 use super::appliance_view::{ApplianceView, Place, Token, token};
 use super::decide::{exported, failure, no_room, recover, retry};
@@ -90,7 +90,22 @@ fn adoptable(want: &Want, view: &ApplianceView) -> Step {
             want.id.path, want.id.nqn
         ));
     }
+    if let Some(why) = other_export(want, row) {
+        return no(why);
+    }
     Step::Record(Change::BeginAdoption)
+}
+
+/// An export of a disk to adopt that is not the wanted one. To change it would cut whoever uses it (D4).
+fn other_export(want: &Want, row: &DiskRow) -> Option<String> {
+    (row.exported && !exported(want, row)).then(|| {
+        let nqn = row.nqn.as_deref().unwrap_or("no NQN");
+        let port = row.port.map_or("none".to_owned(), |p| p.to_string());
+        format!(
+            "the disk {} is exported as {nqn} on port {port}, not as {} on port {}, and to change that would cut whoever uses it: stop its users and switch that export off, or write its NQN and port into spec.nqn and spec.connection.port",
+            row.slot, want.id.nqn, want.port
+        )
+    })
 }
 
 /// A create command was recorded; perhaps it was sent, perhaps it ran, perhaps it still will.
@@ -111,7 +126,10 @@ pub(super) fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen
         Place::Ours(row, tag) => match token(tag, generation, &record.nonce) {
             Token::Current if !exported(want, row) => match failure(seen) {
                 Some(problem) if matches!(seen.last, Some((Mutation::Export, _))) => refused(problem),
-                _ => Step::Do(Mutation::Export),
+                _ => match other_export(want, row).filter(|_| want.adopt) {
+                    Some(why) => Report::stalled(Reason::Taken, why).rest(Recheck::Slowly),
+                    None => Step::Do(Mutation::Export),
+                },
             },
             Token::Current if want.adopt => Step::Record(Change::Adopted),
             Token::Current => Step::Record(Change::Created),

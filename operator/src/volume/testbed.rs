@@ -379,7 +379,8 @@ impl Bed {
         };
         match mutation {
             Mutation::Adopt => {
-                if row.owner != Ownership::Untagged || row.size != Some(*size) {
+                let as_wanted = row.nqn.as_deref() == Some(want.id.nqn.as_str()) && row.port == Some(want.port);
+                if row.owner != Ownership::Untagged || row.size != Some(*size) || (row.exported && !as_wanted) {
                     return Err(Reason::Refused);
                 }
                 row.owner = Ownership::Tagged(Box::new(tag.clone()));

@@ -587,19 +587,37 @@ fn adoption_needs_slot_path_size_and_no_tag() {
         (End::Forgotten, 1, 1),
         "adopted data stays"
     );
-    type Edit = fn(&mut DiskRow);
-    let edits: [Edit; 4] = [
-        |r| r.size = Some(Bytes(GI)),
-        |r| r.owner = Ownership::Foreign("somebody".into()),
-        |r| r.path = Some("/pool/csi/else.img".into()),
-        |r| r.kind = "raid".into(),
+    let nqn = Bed::by_hand(None).want().id.nqn.to_string();
+    let export =
+        |r: &mut DiskRow, nqn: &str, port| (r.exported, r.nqn, r.port) = (true, Some(nqn.to_owned()), Some(port));
+    type Edit<'a> = &'a dyn Fn(&mut DiskRow);
+    let edits: [Edit<'_>; 6] = [
+        &|r| r.size = Some(Bytes(GI)),
+        &|r| r.owner = Ownership::Foreign("somebody".into()),
+        &|r| r.path = Some("/pool/csi/else.img".into()),
+        &|r| r.kind = "raid".into(),
+        &|r| export(r, "nqn.2000-02.com.mikrotik:old", 4420),
+        &|r| export(r, &nqn, 4421),
     ];
     for change in edits {
-        let mut bed = adopt(&change);
+        let mut bed = adopt(change);
         let before = bed.rows.clone();
         assert!(report(bed.settle()).stalled);
         assert_eq!((bed.rows, bed.execs), (before, 0));
     }
+    // Exported as wanted it is taken as it is.
+    assert_eq!(report(adopt(&|r| export(r, &nqn, 4420)).settle()).ready, Some(true));
+    // Exported elsewhere after it was tagged: that export is left alone, until somebody has switched it off.
+    let mut bed = adopt(&|_| {});
+    bed.pass_with(&mut std::iter::empty(), 2);
+    assert!(bed.rows[0].owner.tag().is_some());
+    export(&mut bed.rows[0], &nqn, 4421);
+    let (before, execs) = (bed.rows.clone(), bed.execs);
+    let said = report(bed.pass());
+    assert!(said.stalled && said.message.contains("4421"), "{said:?}");
+    assert_eq!((&bed.rows, bed.execs), (&before, execs));
+    bed.rows[0].exported = false;
+    assert_eq!(report(bed.settle()).ready, Some(true));
 }
 
 #[test]

@@ -269,7 +269,12 @@ async fn adopt_takes_exactly_what_was_named_and_release_gives_it_back() {
         d.export.nqn = "nqn.2000-02.com.mikrotik:old".into();
     });
     refused(c.adopt(&adopt(GIB)).await.unwrap_err(), "another NQN");
-    rig.edit(&v, |d| d.export.nqn = v.nqn.to_string());
+    rig.edit(&v, |d| {
+        d.export.nqn = v.nqn.to_string();
+        d.export.port = 4421;
+    });
+    refused(c.adopt(&adopt(GIB)).await.unwrap_err(), "port 4421");
+    rig.edit(&v, |d| d.export.port = 4420);
     let times = rig.disk(&v).unwrap().export.times;
     let row = c.adopt(&adopt(GIB)).await.unwrap();
     assert!(row.carries(&v.tag(1)) && row.exported);

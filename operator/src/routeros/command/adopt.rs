@@ -6,8 +6,8 @@ use crate::routeros::types::DiskId;
 
 /// Tags an untagged file disk at exactly this slot, path and size, and exports it if it is not.
 ///
-/// An export that runs under this NQN and port is left alone; one under another NQN is refused, as changing it would cut whoever uses
-/// it. Late or doubled: the disk has a tag by then, which stops it.
+/// An export that runs under this NQN and port is left alone; one under another NQN or port is refused, as changing it would cut
+/// whoever uses it. Late or doubled: the disk has a tag by then, which stops it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopt {
     /// Slot, file and NQN, as they are.
@@ -46,9 +46,12 @@ impl Command for Adopt {
             tag: self.tag.clone(),
         };
         let other_name = naming(&self.id.path).code(") && slot!=").text(self.id.slot.as_str());
-        let other_nqn = at()
-            .code(" && nvme-tcp-export=yes && nvme-tcp-server-nqn!=")
-            .text(self.id.nqn.as_str());
+        let other_export = at()
+            .code(" && nvme-tcp-export=yes && (nvme-tcp-server-nqn!=")
+            .text(self.id.nqn.as_str())
+            .code(" || nvme-tcp-server-port!=")
+            .number(self.port.into())
+            .code(")");
         let taken = Script::default()
             .code("nvme-tcp-server-nqn=")
             .text(self.id.nqn.as_str())
@@ -69,7 +72,7 @@ impl Command for Adopt {
             .code(":if ([/disk/get $rdsIds size] != ")
             .number(self.size.0)
             .code(") do={ :error \"rds-size\" }; ")
-            .then(assert_no_disk(other_nqn, "rds-exported"))
+            .then(assert_no_disk(other_export, "rds-exported"))
             .then(assert_no_disk(taken, "rds-nqn"))
             .code("/disk/set $rdsIds comment=")
             .text(&self.tag.to_string())
@@ -112,8 +115,11 @@ impl Command for Adopt {
                 .map_or("unknown".to_owned(), |s| s.to_string());
             format!("its size is {size} bytes, not {}", self.size)
         } else if has("rds-exported") {
-            let nqn = look.row().and_then(|r| r.nqn.clone()).unwrap_or_default();
-            format!("it is exported under another NQN, {}", shown(&nqn))
+            let row = look.row();
+            let nqn = row.and_then(|r| r.nqn.clone()).unwrap_or_default();
+            let port = row.and_then(|r| r.port).map_or("none".to_owned(), |p| p.to_string());
+            let nqn = shown(&nqn);
+            format!("it is exported under another NQN or port: the NQN {nqn} and the port {port}")
         } else if has("rds-nqn") {
             return Err(cx.taken(Occupied::Nqn, look));
         } else {
