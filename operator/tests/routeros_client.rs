@@ -254,7 +254,10 @@ async fn create_tells_who_is_in_the_way() {
 #[tokio::test]
 async fn refusals_of_create_say_what_is_left() {
     let unexported = row(&tag(1).to_string(), 8192, false);
-    let say = |words: &str, disks: &[&str], files: &str| client(Script::new([stopped(words, disks, files)]));
+    let say = |words: &str, disks: &[&str], files: &str| {
+        let (text, end) = stopped(words, disks, files).unwrap();
+        client(Script::new([says(&format!("free-NONCE\r\n{text}"), end)]))
+    };
     let full = POOL.replace("100000", "8191");
     let error = say("failure: whatever", &[&full], "[]")
         .create(&request())
@@ -290,6 +293,15 @@ async fn refusals_of_create_say_what_is_left() {
         .await
         .unwrap_err();
     assert!(matches!(&error, RdsError::Permission { proven: true, .. }) && error.to_string().contains("policies"));
+    // It stopped while it looked: what is there was there before.
+    let error = client(Script::new([stopped("action timed out", &[POOL], FILE)]))
+        .create(&request())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, RdsError::Precondition { look, .. } if look.file.is_some()),
+        "{error}"
+    );
     let error = say("rds-mangled", &[POOL], "[]").create(&request()).await.unwrap_err();
     assert!(
         matches!(&error, RdsError::Rejected { .. }) && error.to_string().contains("cut"),

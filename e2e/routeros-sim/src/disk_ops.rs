@@ -114,6 +114,9 @@ impl Interp<'_> {
                     self.switch_export(&mut disk, yes_no("nvme-tcp-export", text)?)?;
                 }
                 let mut image = self.open_image(&path, size)?;
+                if self.overrides.half_add {
+                    return Err(Fail::refused("failure: could not add disk"));
+                }
                 image.offset = offset;
                 disk.size = image.size;
                 disk.export.visible_size = image.size;

@@ -99,6 +99,7 @@ pub(crate) async fn run_job(job: Job, ends: Ends) {
     tokio::time::sleep(Duration::from_millis(latency)).await;
     let overrides = Overrides {
         pool_full: fault == Some(FaultKind::PoolFull),
+        half_add: fault == Some(FaultKind::HalfAdd),
         read_only: fault == Some(FaultKind::NoPermission),
     };
     match &fault {

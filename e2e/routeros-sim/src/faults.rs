@@ -49,6 +49,8 @@ pub enum FaultKind {
     },
     /// The pool has no room for this command.
     PoolFull,
+    /// An `add` makes the image and is refused then.
+    HalfAdd,
     /// The user may not write.
     NoPermission,
     /// It does not run; this text is the reply.
@@ -212,6 +214,7 @@ impl FaultKind {
             | Self::SlowReply { .. }
             | Self::ExitStatus { .. }
             | Self::PoolFull
+            | Self::HalfAdd
             | Self::NoPermission => reply.to_owned(),
         }
     }

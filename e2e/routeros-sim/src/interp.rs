@@ -29,6 +29,8 @@ pub struct Outcome {
 pub struct Overrides {
     /// Every `add` and growth is refused for want of space.
     pub pool_full: bool,
+    /// Every `add` of a file disk makes the image and is refused then.
+    pub half_add: bool,
     /// The user may not write.
     pub read_only: bool,
 }

@@ -36,6 +36,23 @@ impl Box {
     }
 }
 
+#[test]
+fn an_add_that_is_refused_after_it_made_the_image() {
+    let b = Box::new(|_| ());
+    let half = Overrides {
+        half_add: true,
+        ..Overrides::default()
+    };
+    let refused = b.0.run(&Account::admin(), ADD, &mut Console::default(), half);
+    assert!(
+        refused.failed && refused.output.starts_with("failure:"),
+        "{}",
+        refused.output
+    );
+    assert_eq!(b.run(":put [:len [/disk find where slot=a]]"), "0\r\n");
+    assert_eq!(b.run(":put [:len [/file find where name=\"pool/csi/a.img\"]]"), "1\r\n");
+}
+
 const ADD: &str = "/disk add type=file slot=a file-path=pool/csi/a.img file-size=1G";
 const LONG: &str = "pvc-ccdecfad-a8bf-572e-9120-464c4d99f12f";
 

@@ -234,7 +234,7 @@ pub enum RdsError {
         /// What was read back.
         look: Box<Look>,
     },
-    /// Refused half-way: part of it exists, see `look`.
+    /// Refused half-way: part of it exists, see `look`. Of a create: made by this very exec, which had found all of it free.
     #[error("{server} stopped in the middle of `{command}`: {reply}")]
     Incomplete {
         /// Server.

@@ -71,6 +71,7 @@ impl Client {
             let cx = Context {
                 server: &server,
                 command: &command,
+                was_free: answer.was_free,
             };
             let look = look::read(&request.identity(), &answer);
             let result = match (answer.verdict.clone(), look) {

@@ -20,6 +20,8 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) verdict: Verdict,
+    /// The script said that everything was free that it was to make.
+    pub(crate) was_free: bool,
     sections: Vec<Option<Vec<String>>>,
 }
 
@@ -27,6 +29,9 @@ pub(crate) struct Answer {
 pub(crate) const BEGIN: [&str; 4] = ["b0", "b1", "b2", "b3"];
 /// Ends of the sections.
 pub(crate) const END: [&str; 4] = ["e0", "e1", "e2", "e3"];
+
+/// Kind of the marker behind the assertions of a script that makes something.
+pub(crate) const FREE: &str = "free";
 
 impl Answer {
     /// Takes `stdout` apart. Never fails: what is not there shows as missing.
@@ -37,7 +42,7 @@ impl Answer {
         let mut sections: Vec<Option<Vec<String>>> = vec![None; BEGIN.len()];
         let mut open: Option<(usize, Vec<String>)> = None;
         let (mut done, mut stopped, mut failure) = (false, None::<String>, None::<String>);
-        let mut in_error = false;
+        let (mut in_error, mut was_free) = (false, false);
         for line in lines {
             let trimmed = line.trim();
             let (kind, rest) = marker(trimmed, nonce).unwrap_or_default();
@@ -50,6 +55,8 @@ impl Answer {
                 {
                     sections[i] = Some(payload);
                 }
+            } else if kind == FREE {
+                was_free = true;
             } else if kind == "ok" {
                 open = None;
                 done = true;
@@ -79,7 +86,11 @@ impl Answer {
             (true, Some(_)) => Verdict::Unknown(Some("contradictory markers".to_owned())),
             (false, None) => Verdict::Unknown(failure),
         };
-        Self { verdict, sections }
+        Self {
+            verdict,
+            was_free,
+            sections,
+        }
     }
 
     /// Reads section `i` with `parse`. The reply may have been wrapped and padded: the pieces are put together without their padding

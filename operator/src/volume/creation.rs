@@ -112,6 +112,9 @@ fn other_export(want: &Want, row: &DiskRow) -> Option<String> {
 pub(super) fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen) -> Step {
     let generation = ledger.generation.unwrap_or(Generation(1));
     let command = if want.adopt { Mutation::Adopt } else { Mutation::Create };
+    if let Some(step) = clean_up(want, record, seen) {
+        return step;
+    }
     // One that was not sent, as too many waited before it or the way was cut, was not refused either.
     if let Some(problem) = failure(seen).filter(|p| p.unknown || p.reason == Reason::Unreachable) {
         return retry(problem, ledger);
@@ -153,6 +156,27 @@ pub(super) fn resume(want: &Want, ledger: &Ledger, record: &CreationRecord, seen
     }
 }
 
+/// The create of this pass stopped half-way and left nothing but the file, which it had found free and made itself. The file would be
+/// in the way of every further try, and carries no tag by which anybody could know it later: it goes now.
+fn clean_up(want: &Want, record: &CreationRecord, seen: &Seen) -> Option<Step> {
+    seen.half_made.as_ref()?;
+    match (&seen.last, &seen.view) {
+        // Whatever became of it: the create was refused.
+        (Some((Mutation::RemoveFile, _)), _) => Some(Step::Record(Change::CreationRefused)),
+        (Some((Mutation::Create, _)), Fact::Known(view))
+            if is_first_command(record, seen) && view.place(want) == Place::FileOnly =>
+        {
+            Some(Step::Do(Mutation::RemoveFile))
+        }
+        _ => None,
+    }
+}
+
+/// No create command was sent before the one of this pass.
+fn is_first_command(record: &CreationRecord, seen: &Seen) -> bool {
+    seen.own_record && !record.earlier_unknown
+}
+
 /// Its deletion was requested and follows in a moment: nothing is begun that the deletion would have to wait for.
 pub(super) fn unwanted() -> Step {
     Report {
@@ -165,8 +189,7 @@ pub(super) fn unwanted() -> Step {
 /// The appliance shows that nothing of this volume is there and that nothing can be made. Only when no earlier command can
 /// still run is that recorded as refused; until then a deletion waits for it.
 fn give_up(want: &Want, record: &CreationRecord, seen: &Seen) -> Step {
-    let this_pass_only = seen.own_record && !record.earlier_unknown;
-    if this_pass_only || record.may_still_run(seen.now, seen.max_exec_age).is_none() {
+    if is_first_command(record, seen) || record.may_still_run(seen.now, seen.max_exec_age).is_none() {
         return Step::Record(Change::CreationRefused);
     }
     match failure(seen) {

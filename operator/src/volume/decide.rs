@@ -53,7 +53,7 @@ pub(super) fn live(want: &Want, ledger: &Ledger, seen: &Seen) -> Step {
         None => begin(want, ledger, seen),
         Some(record) => match record.outcome {
             CreationOutcome::Pending => resume(want, ledger, record, seen),
-            CreationOutcome::Refused => match failure(seen) {
+            CreationOutcome::Refused => match seen.half_made.as_ref().or(failure(seen)) {
                 Some(problem) => refused(problem),
                 None if want.delete_requested => unwanted(),
                 None if in_the_way(want, seen).is_some() => taken(want, seen),

@@ -30,6 +30,8 @@ pub(crate) struct Problem {
     pub message: String,
     /// The command may have run or may still run.
     pub unknown: bool,
+    /// The command stopped half-way. Of a create: what is there of the disk now, it has made itself.
+    pub incomplete: bool,
 }
 
 /// Whether the appliance can be asked for anything.
@@ -168,12 +170,24 @@ pub(crate) struct Seen {
     pub own_record: bool,
     /// The step that this pass did last on the appliance, with its problem if it failed.
     pub last: Option<(Mutation, Option<Problem>)>,
+    /// Why the create of this pass stopped half-way. What it left may be removed since.
+    pub half_made: Option<Problem>,
     /// The deviation that an earlier and other reading has shown already.
     pub seen_before: Option<Deviation>,
     /// Now.
     pub now: Timestamp,
     /// How long a command of which nothing was heard may still run.
     pub max_exec_age: Duration,
+}
+
+impl Seen {
+    /// A step on the appliance has ended.
+    pub(crate) fn ended(&mut self, mutation: Mutation, problem: Option<Problem>) {
+        if mutation == Mutation::Create {
+            self.half_made = problem.clone().filter(|problem| problem.incomplete);
+        }
+        self.last = Some((mutation, problem));
+    }
 }
 
 /// A deviation of the appliance that has to be seen twice before anything is concluded.

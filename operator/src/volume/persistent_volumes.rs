@@ -49,6 +49,7 @@ impl PersistentVolumes {
                         reason: Reason::InternalError,
                         message: format!("cannot read the PersistentVolumes: {error}"),
                         unknown: false,
+                        incomplete: false,
                     });
                 }
             },

@@ -16,6 +16,7 @@ impl From<&RdsError> for Problem {
             reason: reason(error),
             message: error.to_string(),
             unknown: error.is_unknown(),
+            incomplete: matches!(error, RdsError::Incomplete { .. }),
         }
     }
 }
@@ -51,6 +52,7 @@ pub(super) fn room(measured: Result<Option<Bytes>, RdsError>, server: &str) -> F
                 "the appliance of server {server} does not show its pool with size and free space: nothing is begun until it does"
             ),
             unknown: false,
+            incomplete: false,
         }),
         Err(error) => Fact::Unknown((&error).into()),
     }
@@ -62,6 +64,7 @@ pub(super) fn pool_not_mounted(server: &str) -> Problem {
         reason: Reason::PoolNotHealthy,
         message: format!("the pool of server {server} is not mounted, so nothing is known of its files"),
         unknown: false,
+        incomplete: false,
     }
 }
 

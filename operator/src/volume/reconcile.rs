@@ -181,6 +181,7 @@ impl<'a> Pass<'a> {
             room: Fact::NotRead,
             own_record: false,
             last: None,
+            half_made: None,
             seen_before: remembered
                 .filter(|(_, at)| at.elapsed() + Duration::from_millis(500) >= SECOND_LOOK)
                 .map(|(d, _)| d),
@@ -291,6 +292,7 @@ impl<'a> Pass<'a> {
             reason: Reason::ServerNotUsable,
             message: format!("server {} was not looked at yet", self.volume.spec.server),
             unknown: false,
+            incomplete: false,
         })
     }
 
@@ -339,7 +341,7 @@ impl<'a> Pass<'a> {
         let handle = match self.handle() {
             Ok(handle) => handle,
             Err(problem) => {
-                self.seen.last = Some((mutation, Some(problem)));
+                self.seen.ended(mutation, Some(problem));
                 return;
             }
         };
@@ -359,12 +361,12 @@ impl<'a> Pass<'a> {
                     "done on the appliance"
                 );
                 self.seen.view = view.map_or(Fact::NotRead, Fact::Known);
-                self.seen.last = Some((mutation, None));
+                self.seen.ended(mutation, None);
             }
             Err(error) => {
                 info!(volume = self.volume.name_any(), step = mutation.name(), %error, "not done on the appliance");
                 self.seen.view = error.look().map_or(Fact::NotRead, |look| Fact::Known(sight_of(look)));
-                self.seen.last = Some((mutation, Some((&error).into())));
+                self.seen.ended(mutation, Some((&error).into()));
             }
         }
     }

@@ -40,6 +40,8 @@ pub(crate) enum Fate {
     Late,
     /// The appliance refuses, provably.
     Refused(Reason),
+    /// The appliance refuses in the middle: a create has made the file, and nothing else.
+    Half,
 }
 
 /// How a pass ended.
@@ -184,6 +186,7 @@ impl Bed {
             room: Fact::NotRead,
             own_record: false,
             last: None,
+            half_made: None,
             seen_before: self.deviation,
             now: Timestamp::from_second(self.now).unwrap(),
             max_exec_age: MAX_EXEC_AGE,
@@ -247,6 +250,7 @@ impl Bed {
                 reason: Reason::Unreachable,
                 message: "away".into(),
                 unknown: false,
+                incomplete: false,
             });
         }
         if !self.mounted {
@@ -281,6 +285,7 @@ impl Bed {
             reason: Reason::ResultUnknown,
             message: "no answer".into(),
             unknown: true,
+            incomplete: false,
         };
         seen.view = Fact::NotRead;
         let problem = match fate {
@@ -304,6 +309,7 @@ impl Bed {
                     reason,
                     message: format!("{mutation:?} refused"),
                     unknown: false,
+                    incomplete: false,
                 }),
             },
             Fate::Lost => {
@@ -315,13 +321,26 @@ impl Bed {
                 self.late.push(command);
                 Some(unknown)
             }
+            Fate::Half => {
+                if mutation == Mutation::Create {
+                    self.files.push(want.id.path.to_string());
+                }
+                seen.view = self.view(want);
+                Some(Problem {
+                    reason: Reason::Refused,
+                    message: "stopped half-way".into(),
+                    unknown: false,
+                    incomplete: true,
+                })
+            }
             Fate::Refused(reason) => Some(Problem {
                 reason,
                 message: "refused".into(),
                 unknown: false,
+                incomplete: false,
             }),
         };
-        seen.last = Some((mutation, problem));
+        seen.ended(mutation, problem);
     }
 
     /// Runs what was late.
@@ -432,6 +451,7 @@ fn not_mounted() -> Problem {
         reason: Reason::ResultUnknown,
         message: "the pool is not mounted".into(),
         unknown: true,
+        incomplete: false,
     }
 }
 

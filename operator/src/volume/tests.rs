@@ -301,6 +301,32 @@ fn i11_whatever_is_in_the_way_is_left_alone() {
     );
 }
 
+/// The appliance made the file and then refused the disk. The file would be in the way for good.
+#[test]
+fn a_create_that_stops_half_way_leaves_nothing() {
+    let mut bed = Bed::new();
+    let said = report(bed.pass_with(&mut [Fate::Half].into_iter(), usize::MAX));
+    assert_eq!(
+        (said.reason, said.message.as_str(), said.stalled),
+        (Reason::Refused, "stopped half-way", true)
+    );
+    assert!(bed.is_empty() && bed.execs == 2, "{:?}", bed.files);
+    assert_eq!(report(bed.pass()).ready, Some(true));
+    // A file that cannot be removed stays, and is in the way as before.
+    for fate in [Fate::Refused(Reason::Refused), Fate::Dropped] {
+        let mut bed = Bed::new();
+        let said = report(bed.pass_with(&mut [Fate::Half, fate].into_iter(), usize::MAX));
+        assert_eq!((said.message.as_str(), bed.files.len()), ("stopped half-way", 1));
+        assert_eq!(report(bed.pass()).reason, Reason::Taken);
+        assert_eq!((bed.rows.len(), bed.files.len()), (0, 1));
+    }
+    // An earlier create may still run, or have made the file: it stays, and whoever looks later finds it.
+    let mut bed = Bed::new();
+    bed.pass_with(&mut [Fate::Dropped].into_iter(), usize::MAX);
+    bed.pass_with(&mut [Fate::Half].into_iter(), usize::MAX);
+    assert_eq!((bed.execs, bed.files.len()), (2, 1));
+}
+
 #[test]
 fn a_full_pool_is_final_and_leaves_nothing() {
     let mut bed = Bed::new();

@@ -195,6 +195,7 @@ faults! {
     wrong_exit_status: FaultKind::ExitStatus { code: Some(1) }, 0;
     no_exit_status: FaultKind::ExitStatus { code: None }, 0;
     full_pool: FaultKind::PoolFull, 0;
+    an_add_that_stops_half_way: FaultKind::HalfAdd, 0;
     no_permission: FaultKind::NoPermission, 0;
     an_error_line: FaultKind::Error { text: "failure: no such item".into() }, 0;
     another_language: FaultKind::Error { text: "Ошибка: диск занят".into() }, 0;

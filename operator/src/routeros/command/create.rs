@@ -72,17 +72,21 @@ impl Command for CreateDisk {
         Ok(())
     }
 
-    fn body(&self) -> Script {
-        let guard = self.guard();
+    fn assertions(&self) -> Option<Script> {
         let slot = Script::default().code("slot=").text(self.slot.as_str());
         let nqn = Script::default().code("nvme-tcp-server-nqn=").text(self.nqn.as_str());
-        Script::default()
-            .then(assert_no_disk(slot, "rds-slot"))
+        let assertions = assert_no_disk(slot, "rds-slot")
             .then(assert_no_disk(naming(&self.path), "rds-path"))
             .code(":if ([:len [/file/find where ")
             .then(file_named(&self.path))
             .code("]] != 0) do={ :error \"rds-file\" }; ")
-            .then(assert_no_disk(nqn, "rds-nqn"))
+            .then(assert_no_disk(nqn, "rds-nqn"));
+        Some(assertions)
+    }
+
+    fn body(&self) -> Script {
+        let guard = self.guard();
+        Script::default()
             .code(":local rdsNew [/disk/add type=file slot=")
             .text(self.slot.as_str())
             .code(" file-path=")
@@ -133,7 +137,11 @@ impl Command for CreateDisk {
                 return Err(cx.taken(what, look));
             }
         }
-        if !look.is_absent() {
+        // It stopped while it looked whether all was free: nothing of what is there is its own.
+        if !look.is_absent() && !cx.was_free && !is_permission(&words) {
+            return Err(cx.precondition(words, look));
+        }
+        if !look.is_absent() && cx.was_free {
             let (server, command) = (cx.server.clone(), cx.command.clone());
             return Err(RdsError::Incomplete {
                 server,

@@ -26,7 +26,7 @@ pub(crate) use retire::Retire;
 use super::encode::{ExecNonce, Script};
 use super::error::{Occupied, RdsError, Redacted, ServerName};
 use super::look::{self, Identity, Look, naming};
-use super::reply::is_permission;
+use super::reply::{FREE, is_permission};
 use super::row::DiskRow;
 use super::tag::{OwnerTag, Ownership};
 use super::types::{Bytes, DiskPath, Generation, Nqn, Slot, shown};
@@ -143,6 +143,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Context<'a> {
     pub(crate) server: &'a ServerName,
     pub(crate) command: &'a Redacted,
+    /// The assertions of the script held.
+    pub(crate) was_free: bool,
 }
 
 impl Context<'_> {
@@ -242,6 +244,11 @@ pub(crate) trait Command {
     fn validate(&self) -> Result<(), String> {
         Ok(())
     }
+    /// What has to be free before anything is made, each statement ending in `; `. Only a script that says that it was may have made
+    /// what is there afterwards.
+    fn assertions(&self) -> Option<Script> {
+        None
+    }
     /// Guard and change, each statement ending in `; `.
     fn body(&self) -> Script;
     fn judge(&self, cx: &Context<'_>, outcome: Outcome) -> Result<Self::Output, RdsError>;
@@ -249,7 +256,11 @@ pub(crate) trait Command {
 
 /// The whole line of a command.
 pub(crate) fn line(command: &impl Command, nonce: &ExecNonce) -> Script {
-    Script::judged(nonce, command.body(), look::script(&command.identity(), nonce))
+    let body = match command.assertions() {
+        Some(assertions) => assertions.mark(FREE, nonce).code("; ").then(command.body()),
+        None => command.body(),
+    };
+    Script::judged(nonce, body, look::script(&command.identity(), nonce))
 }
 
 /// The exported row that `create`, `export`, `toggle_export` and `adopt` must read back.

@@ -57,6 +57,7 @@ fn create_is_one_guarded_line() {
         format!(r#":if ([:len [/disk/find where {naming}]] != 0) do={{ :error "rds-path" }}; "#),
         format!(r#":if ([:len [/file/find where {file}]] != 0) do={{ :error "rds-file" }}; "#),
         r#":if ([:len [/disk/find where nvme-tcp-server-nqn="nqn.2026-01.io.x:pvc-1"]] != 0) do={ :error "rds-nqn" }; "#.to_owned(),
+        r#":put "free-7777777777777777"; "#.to_owned(),
         format!(r#":local rdsNew [/disk/add type=file slot="pvc-1" file-path="raid10/csi/pvc-1.img" file-size=4096 comment="{fixed}ns/claim""#),
         " mount-filesystem=no smb-sharing=no nfs-sharing=no media-sharing=no compress=no]; ".to_owned(),
         format!(r#":if ([:len [/disk/find where {at} && comment~"^{fixed}"]] != 1) do={{ /disk/remove $rdsNew; "#),
