@@ -170,6 +170,7 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
     }
     match view.place(want) {
         Place::Ours(row, tag) => match token(tag, ledger.generation.unwrap_or(tag.generation), &record.nonce) {
+            Token::Current if row.exported => exported_again(seen),
             Token::Current if phase == DeletionPhase::Retiring => Step::Record(Change::Retired),
             Token::Current => again_or_say(seen, Mutation::Remove),
             Token::Behind => again_or_say(seen, Mutation::Retire),
@@ -178,6 +179,19 @@ fn licensed(want: &Want, ledger: &Ledger, record: &CreationRecord, phase: Deleti
         Place::Free => forget_when_late(record, seen),
         Place::Taken(why) if view.rows.iter().any(|row| is_in_our_place(want, row)) => stranger(&why),
         Place::FileOnly | Place::Taken(_) => leftover(want, record, view, seen),
+    }
+}
+
+/// The disk has the token of the deletion and is exported all the same: somebody switched it on again, and it would never be removed so.
+/// It is retired anew, under a further generation; once a pass, or two who disagree would keep each other busy.
+fn exported_again(seen: &Seen) -> Step {
+    match failure(seen) {
+        _ if !seen.own_record => Step::Record(Change::BeginDeletion),
+        Some(problem) => deleting(problem.reason, &problem.message),
+        None => deleting(
+            Reason::Refused,
+            "the disk is exported again; its export is switched off once more",
+        ),
     }
 }
 

@@ -79,6 +79,8 @@ pub(crate) struct Bed {
     pub(crate) unreachable: bool,
     /// The pool is mounted; otherwise nobody sees a file.
     pub(crate) mounted: bool,
+    /// Somebody switches the export on whenever it was switched off.
+    pub(crate) meddled: bool,
     pub(crate) deviation: Option<Deviation>,
     late: Vec<Command>,
 }
@@ -117,6 +119,7 @@ impl Bed {
             resize_by_toggle: false,
             unreachable: false,
             mounted: true,
+            meddled: false,
             deviation: None,
             late: Vec::new(),
         }
@@ -392,7 +395,7 @@ impl Bed {
         if !at(&self.rows, guard) {
             return Err(Reason::Refused);
         }
-        let toggles = self.resize_by_toggle;
+        let (toggles, meddled) = (self.resize_by_toggle, self.meddled);
         let Some(row) = self.rows.iter_mut().find(|r| r.slot == slot) else {
             return Err(Reason::Refused);
         };
@@ -423,9 +426,10 @@ impl Bed {
             }
             Mutation::Retire => {
                 row.owner = Ownership::Tagged(Box::new(tag.clone()));
-                (row.exported, row.nqn, row.port) = (false, None, None);
+                (row.exported, row.nqn, row.port) = (meddled, None, None);
             }
             Mutation::Release => row.owner = Ownership::Untagged,
+            Mutation::Remove if row.exported => return Err(Reason::Refused),
             Mutation::Remove => {
                 self.rows.retain(|r| r.slot != slot);
                 if !self.rows.iter().any(|r| r.names(&want.id.path)) {

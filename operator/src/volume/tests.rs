@@ -241,6 +241,40 @@ fn i7_a_deletion_is_not_over_while_something_has_our_slot_or_file() {
     assert_eq!((bed.settle(), bed.rows.len()), (End::Forgotten, 1));
 }
 
+/// A disk that is exported is not removed; the export that somebody switched on again is taken off again.
+#[test]
+fn i7_a_disk_that_is_exported_again_is_retired_again() {
+    let exported_after = |steps: usize| {
+        let mut bed = made();
+        let before = bed.rows[0].clone();
+        bed.request_deletion();
+        bed.pass_with(&mut std::iter::empty(), steps);
+        let row = &mut bed.rows[0];
+        (row.exported, row.nqn, row.port) = (true, before.nqn, before.port);
+        bed
+    };
+    // After the command, and after its record.
+    for steps in [2, 3] {
+        let mut bed = exported_after(steps);
+        assert_eq!(
+            (bed.settle(), bed.is_empty()),
+            (End::Forgotten, true),
+            "after {steps} steps"
+        );
+        assert_eq!(bed.generation(), Some(3));
+    }
+    // Once a pass, however stubborn the other hand is.
+    let mut bed = made();
+    bed.meddled = true;
+    bed.request_deletion();
+    for generation in [2, 3, 4] {
+        assert_eq!(report(bed.pass()).deletion_blocked.map(|b| b.0), Some(Reason::Refused));
+        assert_eq!((bed.generation(), bed.rows.len()), (Some(generation), 1));
+    }
+    bed.meddled = false;
+    assert_eq!((bed.settle(), bed.is_empty()), (End::Forgotten, true));
+}
+
 #[test]
 fn i7_the_file_of_a_recovered_volume_goes_with_it() {
     let mut bed = made();
