@@ -83,6 +83,9 @@ fn unlicensed(want: &Want, ledger: &Ledger, record: &CreationRecord, seen: &Seen
     }
     match want.policy {
         DeletionPolicy::Delete => Step::Record(Change::BeginDeletion),
+        DeletionPolicy::Retain if !ledger.fenced.is_empty() => {
+            blocked(want, ledger, seen, Reason::InUse, not_acknowledged(&ledger.fenced))
+        }
         DeletionPolicy::Retain => release(want, ledger, record, seen),
     }
 }
@@ -120,6 +123,17 @@ fn objection(want: &Want, backing: &Backing) -> Option<(Reason, String)> {
         let why = "no DeleteVolume was asked for, so the data stays. To keep disk and file set spec.deletionPolicy to Retain; to remove them annotate the RdsVolume with rds.csi.srvlab.io/delete-requested: <its uid>";
         (Reason::NotRequested, why.to_owned())
     })
+}
+
+/// The disk stays, and with the object would go the record of who was cut from it. Exported again under the first name, as by an
+/// adoption under the same name, it would let such a node in again (I3).
+fn not_acknowledged(fenced: &[String]) -> String {
+    let nodes = fenced.join(", ");
+    format!(
+        "cut off from it and not acknowledged by {nodes}: the disk stays, and exported under the same name again it would let that node in to \
+         write. Make sure that the machine is off or has been started anew since the cut, then delete its Node object (a kubelet makes it \
+         again when it starts)"
+    )
 }
 
 /// Retain removes only our tag.

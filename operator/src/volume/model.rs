@@ -78,6 +78,8 @@ pub(crate) struct Ledger {
     pub holders_unknown: bool,
     /// A fence is in progress.
     pub fence: bool,
+    /// Nodes that were cut and have not acknowledged it.
+    pub fenced: Vec<String>,
     /// The deletion in progress.
     pub deletion: Option<DeletionPhase>,
     /// The last measured size.
@@ -144,6 +146,7 @@ impl Ledger {
             holders: status.holders.iter().map(|h| h.node.clone()).collect(),
             holders_unknown: status.holders_unknown_since.is_some(),
             fence: status.fence.is_some(),
+            fenced: status.fenced.iter().map(|f| f.node.clone()).collect(),
             deletion: status.deletion.as_ref().map(|d| d.phase),
             capacity: status.capacity.map(|c| Bytes(c.bytes())),
         })

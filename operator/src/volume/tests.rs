@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use rds_crds::condition::{find_condition, is_true, kind};
-use rds_crds::volume::{CreationOutcome, DeletionPolicy, FormatState, Holder, Role};
+use rds_crds::volume::{CreationOutcome, DeletionPolicy, Fenced, FormatState, Holder, Role};
 use rds_crds::{Reason, Size};
 
 use crate::routeros::{Bytes, DiskRow, Generation, Nonce, Ownership};
@@ -541,6 +541,38 @@ fn i11_nothing_is_removed_under_a_holder() {
     assert_eq!(said.deletion_blocked.as_ref().map(|b| b.0), Some(Reason::InUse));
     assert!(said.deletion_blocked.unwrap().1.contains("n1"));
     assert!(bed.rows[0].exported);
+}
+
+/// With the object goes the record of who was cut. A disk that stays can come back under the name that such a node still knows.
+#[test]
+fn i3_a_disk_that_a_cut_node_may_still_know_is_not_let_go() {
+    let cut = |policy| {
+        let mut bed = Bed::by_hand(Some(policy));
+        report(bed.pass());
+        let at = now(&bed);
+        let fenced = Fenced {
+            node: "n1".into(),
+            generation: 1,
+            at,
+        };
+        bed.volume.status.as_mut().unwrap().fenced = vec![fenced];
+        bed.delete();
+        bed
+    };
+    let mut bed = cut(DeletionPolicy::Retain);
+    for _ in 0..2 {
+        let said = report(bed.pass());
+        let (reason, why) = said.deletion_blocked.unwrap();
+        assert!(reason == Reason::InUse && why.contains("n1"), "{why}");
+        assert_eq!(said.ready, Some(true), "it goes on working");
+        assert!(bed.rows[0].owner.tag().is_some());
+    }
+    bed.volume.status.as_mut().unwrap().fenced.clear();
+    assert_eq!(bed.settle(), End::Forgotten);
+    assert_eq!(bed.rows[0].owner, Ownership::Untagged);
+    // What is removed comes back to nobody.
+    let mut bed = cut(DeletionPolicy::Delete);
+    assert_eq!((bed.settle(), bed.is_empty()), (End::Forgotten, true));
 }
 
 #[test]
