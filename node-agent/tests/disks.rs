@@ -253,6 +253,26 @@ fn i2_a_lost_superblock_is_not_an_unfinished_mkfs() {
 }
 
 #[test]
+fn i5_a_disk_is_held_open_while_programs_write_to_it() {
+    if !inside("i5_a_disk_is_held_open_while_programs_write_to_it") {
+        return;
+    }
+    // An open device keeps its name and number; the program's own handle comes too late for that.
+    let disk = Loop::new(96 * MIB);
+    let held = |program: &str| {
+        format!(
+            "ls -l /proc/$PPID/fd | grep -q ' {}$' || exit 9; exec /sbin/{program} \"$@\"",
+            disk.name()
+        )
+    };
+    let (_mkfs, tools) = script_tools("mkfs.ext4", &held("mkfs.ext4"));
+    format::make_with(&tools, &disk.plan(FsType::Ext4)).unwrap();
+    let (_e2fsck, tools) = script_tools("e2fsck", &held("e2fsck"));
+    let verdict = check::check_with(&tools, &disk.device, FsType::Ext4, LIMIT).unwrap();
+    assert_eq!(verdict, Verdict::Good);
+}
+
+#[test]
 fn i17_a_slow_mkfs_is_neither_success_nor_failure() {
     if !inside("i17_a_slow_mkfs_is_neither_success_nor_failure") {
         return;

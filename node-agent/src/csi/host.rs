@@ -40,6 +40,18 @@ pub struct Disk {
     pub identity: Option<String>,
     /// The connections that it comes by, each by a name that no other one of this boot has.
     pub connections: Vec<String>,
+    /// Counts the disks of this boot, where the kernel does: never given twice.
+    pub sequence: Option<u64>,
+}
+
+impl Disk {
+    /// Whether this is that very disk by that very connection, so that what was read of the one is true of the other. Names and
+    /// numbers alone do not tell: the kernel gives them again.
+    #[must_use]
+    pub fn is_still(&self, before: &Self) -> bool {
+        let of = |d: &Self| (d.nqn.clone(), d.path.clone(), d.device, d.sequence);
+        of(self) == of(before) && self.identity == before.identity && self.connections == before.connections
+    }
 }
 
 /// A mount, from mountinfo.

@@ -1,9 +1,10 @@
 //! [`Host`] with the kernel behind it: sysfs by [`crate::nvme`], disks by [`crate::filesystem`], mounts by [`crate::mount`].
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Dev, major, minor};
+use rustix::fs::{Dev, Mode, OFlags, major, minor};
 
 use super::host::{Device, Disk, Flush, Flushed, Found, Host, HostError, Kind, Mount, MountAs, Usage, Verdict};
 use super::record;
@@ -71,6 +72,22 @@ impl Kernel {
         Ok(None)
     }
 
+    /// Opens the disk, not exclusively: while that is held, the kernel gives neither its name nor its number to another one. The look
+    /// after the open is what proves whose it is.
+    fn hold(&self, disk: &Disk) -> Result<OwnedFd> {
+        let fail = |e: rustix::io::Errno| HostError::Host(format!("{}: {e}; call again", disk.path.display()));
+        let fd = rustix::fs::open(&disk.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
+        let same = of(rustix::fs::fstat(&fd).map_err(fail)?.st_rdev) == disk.device;
+        match self.disk(&disk.nqn)? {
+            Some(now) if same && now.is_still(disk) => Ok(fd),
+            Some(_) | None => Err(HostError::Host(format!(
+                "{} is not the disk of {} any more: call again",
+                disk.path.display(),
+                disk.nqn
+            ))),
+        }
+    }
+
     /// An error on a disk whose connection is live is the volume's; otherwise the connection is to blame.
     fn blame(&self, disk: &Disk, why: impl std::fmt::Display) -> HostError {
         match self.disk(&disk.nqn) {
@@ -108,6 +125,7 @@ impl Host for Kernel {
             read_only: disk.read_only,
             identity: disk.wwid,
             connections: disk.controllers.into_iter().map(|c| c.instance).collect(),
+            sequence: disk.sequence,
             path: disk.path,
         }))
     }
@@ -192,6 +210,7 @@ impl Host for Kernel {
     }
 
     fn format(&self, disk: &Disk, fs: &str, uid: &str, options: &[String]) -> Result<()> {
+        let _held = self.hold(disk)?;
         let plan = format::Plan {
             device: &disk.path,
             fs: kind_of(fs)?,
@@ -218,6 +237,7 @@ impl Host for Kernel {
     }
 
     fn check(&self, disk: &Disk, fs: &str) -> Result<Verdict> {
+        let _held = self.hold(disk)?;
         match check::check(&disk.path, kind_of(fs)?, CHECK) {
             Ok(check::Verdict::Good) => Ok(Verdict::Good),
             Ok(check::Verdict::Repaired(_)) => Ok(Verdict::Repaired),
@@ -252,6 +272,7 @@ impl Host for Kernel {
             Access::ReadWrite
         };
         let kind = kind_of(&how.fs)?;
+        let _held = self.hold(disk)?;
         match self.mounts.mount_device(&disk.path, at, kind, access, &how.options) {
             Ok(_) => Ok(()),
             Err(e @ MountError::Kernel { .. }) => {

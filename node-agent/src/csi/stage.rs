@@ -3,6 +3,7 @@
 //! Whatever was done by an earlier call, of this process or of one that died, is found and not done again (I12). Each step is decided
 //! by [`plan`](super::plan) on what was read live for it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use super::Node;
 use super::attached::Attached;
 use super::call::Call;
 use super::failure::{Failure, shown_path};
-use super::host::{Disk, Flush, Found, Kind, Mount, MountAs, Verdict};
+use super::host::{Disk, Flush, Found, Host, Kind, Mount, MountAs, Verdict};
 use super::request::{Access, Stage};
 use super::{plan, preflight};
 use crate::attachment::model::Reason;
@@ -156,8 +157,7 @@ impl Node {
         how: MountAs,
     ) -> Result<(), Failure> {
         let (mut attached, mut disk) = self.connected(call, attached).await?;
-        self.not_elsewhere(call, &disk, request).await?;
-        self.protect(call, &disk, how.read_only).await?;
+        self.prepare(call, &disk, request, &how).await?;
         let mut pass = Pass::default();
         let mut wait = Duration::ZERO;
         for _ in 0..MAX_STEPS {
@@ -210,8 +210,20 @@ impl Node {
                 plan::Step::AwaitFormatted => {
                     attached = self.again(call, &mut wait, "that it is formatted").await?;
                 }
-                plan::Step::Check => pass.checked = Some(self.check(call, &disk, &how).await?),
-                plan::Step::Mount => return self.mount_at(call, &attached, &disk, request, &how, &pass).await,
+                plan::Step::Check | plan::Step::Mount => {
+                    let read = disk;
+                    (attached, disk) = self.connected(call, attached).await?;
+                    self.prepare(call, &disk, request, &how).await?;
+                    if !disk.is_still(&read) {
+                        // The waits above are long. What was read, made and checked was another disk's, or may have been.
+                        warn!(volume = call.volume(), before = ?read, now = ?disk, "the disk was connected anew: it is read anew");
+                        pass = Pass::default();
+                    } else if step == plan::Step::Check {
+                        pass.checked = Some(self.check(call, &disk, &how).await?);
+                    } else {
+                        return self.mount_at(call, &attached, &disk, request, &how, &pass).await;
+                    }
+                }
                 plan::Step::Refuse(failure) => return Err(failure),
             }
         }
@@ -246,27 +258,8 @@ impl Node {
         pass: &Pass,
     ) -> Result<(), Failure> {
         let (host, disk_, at, as_) = (self.host.clone(), disk.clone(), request.staging.clone(), how.clone());
-        let mounted = call
-            .run("mount", move || {
-                host.make_folder(&at)?;
-                host.mount(&disk_, &at, &as_)?;
-                crash::after("stage-mount");
-                // Only what this call did is undone.
-                let top = host.mounts()?.into_iter().rfind(|m| m.point == at);
-                if top
-                    .as_ref()
-                    .is_none_or(|m| m.device != disk_.device || m.read_only != as_.shows_read_only())
-                {
-                    host.unmount(&at, disk_.device, Flush::Yes)?;
-                    return Err(Failure::Volume(format!(
-                        "the mount at {} is not what was asked for: {top:?}; it was taken back",
-                        shown_path(&at)
-                    )));
-                }
-                Ok(())
-            })
-            .await;
-        mounted?;
+        call.run("mount", move || mount_exactly(host.as_ref(), &disk_, &at, &as_))
+            .await?;
         let said = pass.checked.as_ref().map(|verdict| match verdict {
             Verdict::Skipped(why) => (Reason::CheckSkipped, why.clone()),
             Verdict::Repaired => (Reason::Checked, "the check repaired small things".to_owned()),
@@ -276,6 +269,12 @@ impl Node {
         });
         info!(volume = call.volume(), at = %request.staging.display(), fs = how.fs, "staged");
         self.say_staged(attached, disk, Reason::Mounted, said).await
+    }
+
+    /// Before anything of the disk is read.
+    async fn prepare(&self, call: &Call, disk: &Disk, request: &Stage, how: &MountAs) -> Result<(), Failure> {
+        self.not_elsewhere(call, disk, request).await?;
+        self.protect(call, disk, how.read_only).await
     }
 
     /// The same disk mounted at another staging path would be two uses that know nothing of each other.
@@ -362,5 +361,39 @@ impl Node {
             "staging volume {} does not come to an end: call again",
             call.volume()
         )))
+    }
+}
+
+/// Mounts the disk, and takes the mount back if it is not that of this very disk: its name may have come to mean another one.
+fn mount_exactly(host: &dyn Host, disk: &Disk, at: &Path, how: &MountAs) -> Result<(), Failure> {
+    host.make_folder(at)?;
+    host.mount(disk, at, how)?;
+    crash::after("stage-mount");
+    let Some(top) = host.mounts()?.into_iter().rfind(|m| m.point == at) else {
+        return Err(Failure::Unavailable(format!(
+            "what was mounted at {} is gone from there: call again",
+            shown_path(at)
+        )));
+    };
+    let now = host.disk(&disk.nqn)?;
+    let ours = top.device == disk.device && now.as_ref().is_some_and(|now| now.is_still(disk));
+    if ours && top.read_only == how.shows_read_only() {
+        return Ok(());
+    }
+    // By the device that is there: with the one that was meant, a wrong mount would be left alone as somebody else's.
+    if let Err(e) = host.unmount(at, top.device, Flush::Yes) {
+        return Err(Failure::Unavailable(format!(
+            "the mount at {} is not what was asked for ({top:?}), and cannot be taken back now: {e}",
+            shown_path(at)
+        )));
+    }
+    let why = format!(
+        "the mount at {} is not what was asked for: {top:?}, the disk is {now:?}; it was taken back",
+        shown_path(at)
+    );
+    if ours {
+        Err(Failure::Volume(why))
+    } else {
+        Err(Failure::Unavailable(why))
     }
 }

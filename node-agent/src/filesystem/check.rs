@@ -55,10 +55,11 @@ pub fn check_with(tools: &Tools, device: &Path, fs: FsType, limit: Duration) -> 
         .any(|superblock| superblock.fs == fs && superblock.errors);
     match fs {
         FsType::Ext3 | FsType::Ext4 => {
-            let rdev = disk.rdev();
-            // e2fsck wants the disk for itself.
+            // Held meanwhile, so that the device's name cannot come to mean another disk; e2fsck wants the disk exclusively, which this
+            // handle does not hinder.
+            let verdict = ext(tools, device, disk.rdev(), errors, limit);
             drop(disk);
-            ext(tools, device, rdev, errors, limit)
+            verdict
         }
         FsType::Xfs if errors => Ok(Verdict::Damaged(remedy(
             device,

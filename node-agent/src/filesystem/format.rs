@@ -165,9 +165,9 @@ pub fn make_with(tools: &Tools, plan: &Plan<'_>) -> Result<Superblock, FormatErr
             block(plan.device, at, |block| block.fill(0))?;
         }
     }
-    // No size comes from the disk's handle after this: mkfs opens it exclusively.
+    // The handle is held to the end, so that the device's name and number cannot come to mean another disk. It is not exclusive, and
+    // does not disturb mkfs, which opens the disk exclusively.
     let rdev = disk.rdev();
-    drop(disk);
     let words = arguments(plan, &volume);
     let ended = child::run(tools, program, &words, Kind::Writes(rdev), plan.limit).map_err(|e| match e {
         ChildError::Running(..) | ChildError::Earlier(_) => FormatError::Unknown(plan.device.to_owned(), e),
@@ -189,7 +189,9 @@ pub fn make_with(tools: &Tools, plan: &Plan<'_>) -> Result<Superblock, FormatErr
             block.fill(0);
         }
     })?;
-    match probe::probe_with(tools, plan.device, &volume)? {
+    let found = probe::probe_with(tools, plan.device, &volume)?;
+    drop(disk);
+    match found {
         Found::Filesystem(made) if made.fs == plan.fs && made.uuid == volume && !made.errors => Ok(made),
         found @ (Found::Blank | Found::Filesystem(_) | Found::OurUnfinished(_) | Found::Foreign(_)) => {
             Err(FormatError::Unverified {

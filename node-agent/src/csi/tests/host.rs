@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) grows_to: Option<u64>,
     pub(super) flushed: Flushed,
     pub(super) held: bool,
+    /// What the next mount mounts instead: the name has come to mean that one.
+    pub(super) mounts_instead: Option<Device>,
     pub(super) log: Vec<String>,
 }
 
@@ -47,6 +49,7 @@ impl Fake {
             read_only: false,
             identity: Some(IDENTITY.into()),
             connections: vec![CONNECTION.into()],
+            sequence: Some(1),
         };
         Self(Arc::new(Mutex::new(World {
             disk: Some(disk),
@@ -60,6 +63,7 @@ impl Fake {
             grows_to: None,
             flushed: Flushed::Clean,
             held: false,
+            mounts_instead: None,
             log: Vec::new(),
         })))
     }
@@ -156,8 +160,10 @@ impl Host for Fake {
 
     fn mount(&self, disk: &Disk, at: &Path, how: &MountAs) -> Result<(), HostError> {
         let word = if how.read_only { "mount-ro" } else { "mount" };
-        self.did(format!("{word} {}", how.fs)).mounts.push(Mount {
-            device: disk.device,
+        let mut world = self.did(format!("{word} {}", how.fs));
+        let device = world.mounts_instead.take().unwrap_or(disk.device);
+        world.mounts.push(Mount {
+            device,
             point: at.to_owned(),
             root: "/".into(),
             fs: how.fs.clone(),
@@ -183,13 +189,16 @@ impl Host for Fake {
         Ok(std::mem::replace(&mut self.world().flushed, Flushed::Clean))
     }
 
-    fn unmount(&self, at: &Path, _: Device, flush: Flush) -> Result<Flushed, HostError> {
+    fn unmount(&self, at: &Path, device: Device, flush: Flush) -> Result<Flushed, HostError> {
         let mut world = self.did(if flush == Flush::Yes {
             "flush unmount"
         } else {
             "unmount"
         });
         if let Some(i) = world.mounts.iter().rposition(|m| m.point == at) {
+            if world.mounts[i].device != device {
+                return Err(HostError::InUse("another volume's".into()));
+            }
             world.mounts.remove(i);
         }
         if world.mirrored {

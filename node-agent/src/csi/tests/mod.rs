@@ -126,8 +126,13 @@ impl Lab {
 
 /// With a short deadline, so that what waits in vain says so soon.
 fn soon<T>(message: T) -> Request<T> {
+    within("400m", message)
+}
+
+/// With that deadline, as gRPC spells it.
+fn within<T>(timeout: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("grpc-timeout", "400m".parse().unwrap());
+    request.metadata_mut().insert("grpc-timeout", timeout.parse().unwrap());
     request
 }
 
