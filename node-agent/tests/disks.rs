@@ -301,11 +301,39 @@ fn i17_a_slow_mkfs_is_neither_success_nor_failure() {
             other => break other.unwrap(),
         }
     };
-    assert_eq!(
-        found,
-        Found::OurUnfinished(FsType::Ext4),
-        "nobody saw it end well: it is done again"
+    let Found::Filesystem(made) = found else {
+        panic!("it has ended well, and is not made again: {found:?}")
+    };
+    assert_eq!((made.fs, &made.uuid), (FsType::Ext4, &disk.volume));
+    let error = format::make_with(&tools, &plan).unwrap_err();
+    assert!(matches!(error, FormatError::NotBlank { .. }), "{error}");
+    assert_eq!(check::check(&disk.device, FsType::Ext4, LIMIT).unwrap(), Verdict::Good);
+}
+
+#[test]
+fn i2_a_slow_mkfs_that_fails_at_last_is_done_again() {
+    if !inside("i2_a_slow_mkfs_that_fails_at_last_is_done_again") {
+        return;
+    }
+    let disk = Loop::new(96 * MIB);
+    let (folder, tools) = script_tools(
+        "mkfs.ext4",
+        "while [ ! -e \"$(dirname \"$0\")/go\" ]; do sleep 0.02; done; /sbin/mkfs.ext4 \"$@\"; exit 1",
     );
+    let plan = Plan {
+        limit: Duration::from_millis(200),
+        ..disk.plan(FsType::Ext4)
+    };
+    let error = format::make_with(&tools, &plan).unwrap_err();
+    assert!(matches!(error, FormatError::Unknown(..)), "{error}");
+    std::fs::write(folder.path().join("go"), "").unwrap();
+    let found = loop {
+        match probe::probe(&disk.device, &disk.volume) {
+            Err(ProbeError::AtWork { .. }) => std::thread::yield_now(),
+            other => break other.unwrap(),
+        }
+    };
+    assert_eq!(found, Found::OurUnfinished(FsType::Ext4));
     disk.make(FsType::Ext4).unwrap();
 }
 

@@ -224,17 +224,34 @@ pub fn run<S: AsRef<OsStr>>(
     kind: Kind,
     limit: Duration,
 ) -> Result<Ended, ChildError> {
-    run_among(&WRITERS, tools, program, arguments, kind, limit)
+    run_then(tools, program, arguments, kind, limit, |_| ()).map(|(ended, ())| ended)
 }
 
-fn run_among<S: AsRef<OsStr>>(
+/// The same, with what is to be done once the program has ended, whoever still waits for it. The device is a writer's until that is
+/// done too, and so the end of this process waits for it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_then<S: AsRef<OsStr>, T: Send + 'static>(
+    tools: &Tools,
+    program: &str,
+    arguments: &[S],
+    kind: Kind,
+    limit: Duration,
+    then: impl FnOnce(&Ended) -> T + Send + 'static,
+) -> Result<(Ended, T), ChildError> {
+    run_among(&WRITERS, tools, program, arguments, kind, limit, then)
+}
+
+fn run_among<S: AsRef<OsStr>, T: Send + 'static>(
     writers: &'static Writers,
     tools: &Tools,
     program: &str,
     arguments: &[S],
     kind: Kind,
     limit: Duration,
-) -> Result<Ended, ChildError> {
+    then: impl FnOnce(&Ended) -> T + Send + 'static,
+) -> Result<(Ended, T), ChildError> {
     let path = tools
         .find(program)
         .ok_or_else(|| ChildError::Missing(program.to_owned()))?;
@@ -263,7 +280,10 @@ fn run_among<S: AsRef<OsStr>>(
     let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
     let (done, result) = channel();
     let waiter = thread::spawn(format!("wait-{program}"), move || {
-        let ended = wait(child);
+        let ended = wait(child).map(|ended| {
+            let done = then(&ended);
+            (ended, done)
+        });
         drop(claim);
         // Nobody listens any more when the time was up.
         let _ = done.send(ended);
@@ -388,12 +408,39 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_late_end_is_done_before_the_device_is_free() {
+        let (folder, tools) = script("while [ ! -e \"$1/go\" ]; do sleep 0.02; done; exit 3");
+        let device = 0xfff_0002;
+        let (said, hears) = channel();
+        let (release, held) = channel::<()>();
+        let late = run_then(
+            &tools,
+            "tool",
+            &[folder.path()],
+            Kind::Writes(device),
+            SHORT,
+            move |ended| {
+                said.send(ended.code).unwrap();
+                held.recv().ok();
+            },
+        );
+        assert!(matches!(late, Err(ChildError::Running(..))));
+        std::fs::write(folder.path().join("go"), "").unwrap();
+        assert_eq!(hears.recv(), Ok(Some(3)));
+        assert_eq!(writer_on(device).as_deref(), Some("tool"));
+        drop(release);
+        while writer_on(device).is_some() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
     fn who_ends_waits_for_a_writer_and_starts_none() {
         let writers: &'static Writers = Box::leak(Box::default());
         let (folder, tools) = script("while [ ! -e \"$1/go\" ]; do sleep 0.02; done; touch \"$1/done\"");
         let go = |device, limit| {
             let arguments = [folder.path()];
-            run_among(writers, &tools, "tool", &arguments, Kind::Writes(device), limit)
+            run_among(writers, &tools, "tool", &arguments, Kind::Writes(device), limit, |_| ())
         };
         let device = rustix::fs::makedev(259, 7);
         assert!(matches!(go(device, SHORT), Err(ChildError::Running(..))));
@@ -406,7 +453,7 @@ mod tests {
         assert_eq!(waits.join().unwrap(), [""; 0]);
         assert!(folder.path().join("done").exists(), "it was not killed");
         let (_folder, tools) = script("exit 0");
-        let reads = run_among::<&str>(writers, &tools, "tool", &[], Kind::Reads, LONG);
-        assert_eq!(reads.unwrap().code, Some(0), "who only reads may");
+        let reads = run_among::<&str, ()>(writers, &tools, "tool", &[], Kind::Reads, LONG, |_| ());
+        assert_eq!(reads.unwrap().0.code, Some(0), "who only reads may");
     }
 }

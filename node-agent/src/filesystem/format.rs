@@ -18,7 +18,7 @@ use std::time::Duration;
 use rds_crds::volume::FsType;
 use rustix::fs::{Mode, OFlags};
 
-use super::child::{self, ChildError, Kind, Tools};
+use super::child::{self, ChildError, Ended, Kind, Tools};
 use super::disk::{self, Disk, ReadError};
 use super::mkfs_options::{self, BadOption};
 use super::probe::{self, Found, ProbeError};
@@ -43,7 +43,7 @@ pub struct Plan<'a> {
     pub volume: &'a str,
     /// `spec.mkfsOptions`.
     pub options: &'a [String],
-    /// After this long the answer is [`FormatError::Unknown`], and mkfs goes on.
+    /// After this long the answer is [`FormatError::Unknown`], and mkfs goes on: the next call finds what it made.
     pub limit: Duration,
 }
 
@@ -158,18 +158,46 @@ pub fn make_with(tools: &Tools, plan: &Plan<'_>) -> Result<Superblock, FormatErr
             found: described(&found),
         });
     }
-    let (place, mark) = (probe::mark_at(disk.size()), probe::mark(plan.fs, &volume));
-    block(plan.device, place, |block| block.copy_from_slice(&mark))?;
+    let mark = probe::mark(plan.fs, &volume);
+    block(plan.device, probe::mark_at(disk.size()), |block| {
+        block.copy_from_slice(&mark);
+    })?;
     if found != Found::Blank {
         for at in SUPERBLOCKS.into_iter().filter(|at| at + 4096 <= disk.size()) {
             block(plan.device, at, |block| block.fill(0))?;
         }
     }
-    // The handle is held to the end, so that the device's name and number cannot come to mean another disk. It is not exclusive, and
-    // does not disturb mkfs, which opens the disk exclusively.
-    let rdev = disk.rdev();
-    let words = arguments(plan, &volume);
-    let ended = child::run(tools, program, &words, Kind::Writes(rdev), plan.limit).map_err(|e| match e {
+    let disk = run_mkfs(tools, plan, &volume, disk)?;
+    let found = probe::probe_with(tools, plan.device, &volume)?;
+    drop(disk);
+    match found {
+        Found::Filesystem(made) if made.fs == plan.fs && made.uuid == volume && !made.errors => Ok(made),
+        found @ (Found::Blank | Found::Filesystem(_) | Found::OurUnfinished(_) | Found::Foreign(_)) => {
+            Err(FormatError::Unverified {
+                program,
+                device: plan.device.to_owned(),
+                found: described(&found),
+            })
+        }
+    }
+}
+
+/// Runs mkfs, and clears the mark once it has ended well: also after its time, when nobody waits for it any more, or the next call
+/// would make the filesystem once more, and so on for ever. The disk is held open meanwhile, so that the device's name and number
+/// cannot come to mean another one. That handle is not exclusive, and does not disturb mkfs, which opens the disk exclusively.
+fn run_mkfs(tools: &Tools, plan: &Plan<'_>, volume: &str, disk: Disk) -> Result<Disk, FormatError> {
+    let (program, rdev, device) = (program(plan.fs), disk.rdev(), plan.device.to_owned());
+    let mark = probe::mark(plan.fs, volume);
+    let then = move |ended: &Ended| {
+        let cleared = match ended.code {
+            Some(0) => clear(&device, probe::mark_at(disk.size()), &mark),
+            Some(_) | None => Ok(()),
+        };
+        (cleared, disk)
+    };
+    let words = arguments(plan, volume);
+    let ended = child::run_then(tools, program, &words, Kind::Writes(rdev), plan.limit, then);
+    let (ended, (cleared, disk)) = ended.map_err(|e| match e {
         ChildError::Running(..) | ChildError::Earlier(_) => FormatError::Unknown(plan.device.to_owned(), e),
         ChildError::Missing(_) | ChildError::Start(..) | ChildError::Stopped(..) | ChildError::Ending(_) => {
             FormatError::Tool(plan.fs.as_str(), e)
@@ -183,24 +211,16 @@ pub fn make_with(tools: &Tools, plan: &Plan<'_>) -> Result<Superblock, FormatErr
             words: ended.words(),
         });
     }
-    block(plan.device, place, |block| {
-        // Only the mark: whatever mkfs put there stays.
+    cleared.map(|()| disk)
+}
+
+/// Clears the mark, and only that: whatever mkfs put there stays.
+fn clear(device: &Path, place: u64, mark: &[u8]) -> Result<(), FormatError> {
+    block(device, place, |block| {
         if block == mark {
             block.fill(0);
         }
-    })?;
-    let found = probe::probe_with(tools, plan.device, &volume)?;
-    drop(disk);
-    match found {
-        Found::Filesystem(made) if made.fs == plan.fs && made.uuid == volume && !made.errors => Ok(made),
-        found @ (Found::Blank | Found::Filesystem(_) | Found::OurUnfinished(_) | Found::Foreign(_)) => {
-            Err(FormatError::Unverified {
-                program,
-                device: plan.device.to_owned(),
-                found: described(&found),
-            })
-        }
-    }
+    })
 }
 
 fn program(fs: FsType) -> &'static str {
