@@ -178,6 +178,29 @@ fn i3_read_only_devices_are_mounted_without_a_write() {
 }
 
 #[test]
+fn a_filesystem_that_was_shut_down_refuses_writes() {
+    if !inside("a_filesystem_that_was_shut_down_refuses_writes") {
+        return;
+    }
+    for fs in ALL {
+        let volume = Staged::new(fs);
+        assert_eq!(
+            volume.mounts.refuses_writes(&volume.stage, LIMIT).unwrap(),
+            None,
+            "{fs:?}"
+        );
+        if fs == FsType::Btrfs {
+            // It shows `ro` after an error, and has no such call.
+            continue;
+        }
+        run("xfs_io", &["-x", "-c", "shutdown", volume.stage.to_str().unwrap()]);
+        let refused = volume.mounts.refuses_writes(&volume.stage, LIMIT).unwrap();
+        assert!(refused.is_some(), "{fs:?}");
+        run("umount", &[volume.stage.to_str().unwrap()]);
+    }
+}
+
+#[test]
 fn r46_b63_the_hundredth_mount_is_the_last() {
     if !inside("r46_b63_the_hundredth_mount_is_the_last") {
         return;

@@ -65,7 +65,7 @@ pub struct Mount {
     pub root: PathBuf,
     /// Filesystem.
     pub fs: String,
-    /// This mount point, or the whole filesystem, is read-only.
+    /// This mount point, or the whole filesystem, is read-only, or was made so by the kernel after an error.
     pub read_only: bool,
 }
 
@@ -254,6 +254,12 @@ pub trait Host: Send + Sync + fmt::Debug {
     /// # Errors
     /// When nothing is mounted.
     fn mount(&self, disk: &Disk, at: &Path, how: &MountAs) -> Result<()>;
+
+    /// Why the filesystem mounted there takes no writes any more, though the mounts may not show it; `None` when it does.
+    ///
+    /// # Errors
+    /// When that cannot be told in time, or the disk is not live.
+    fn refuses_writes(&self, disk: &Disk, at: &Path) -> Result<Option<String>>;
 
     /// Shows the mount at `from` at `to` as well.
     ///

@@ -19,6 +19,8 @@ use crate::nvme::sysfs;
 
 /// Limit of each step of an unmount that may hang; the call that waits for it may end sooner.
 const UNMOUNT: Duration = Duration::from_secs(60);
+/// Limit of the look whether a filesystem takes writes, which may have to wait for those of others.
+const REFUSES_WRITES: Duration = Duration::from_secs(30);
 /// Limit of a check; what repairs is not killed then.
 pub(crate) const CHECK: Duration = Duration::from_secs(600);
 /// Folders below a folder in which nodes are looked for.
@@ -288,6 +290,23 @@ impl Host for Kernel {
             }
             Err(e) => Err(refused(e)),
         }
+    }
+
+    fn refuses_writes(&self, disk: &Disk, at: &Path) -> Result<Option<String>> {
+        let live = || match self.disk(&disk.nqn)? {
+            Some(now) if now.live && now.is_still(disk) => Ok(()),
+            Some(_) | None => Err(HostError::Host(format!(
+                "the connection of {} is not live; call again",
+                disk.nqn
+            ))),
+        };
+        // Without a connection the look would only wait for it; and what failed while it was lost says nothing of the filesystem.
+        live()?;
+        let refused = self.mounts.refuses_writes(at, REFUSES_WRITES).map_err(host)?;
+        if refused.is_some() {
+            live()?;
+        }
+        Ok(refused)
     }
 
     fn bind(&self, from: &Path, to: &Path, read_only: bool) -> Result<()> {

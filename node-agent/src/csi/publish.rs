@@ -76,7 +76,9 @@ impl Node {
             )));
         }
         if staged.read_only && !asked.read_only && !asked.options {
-            return Err(self.turned_read_only(call, attached, request).await);
+            return Err(self
+                .turned_read_only(call, attached, request, "as its mount shows")
+                .await);
         }
         let read_only = asked.read_only || staged.read_only;
         if let Some(top) = self.top(call, &request.target).await? {
@@ -101,6 +103,9 @@ impl Node {
             }
         }
         self.may_begin(call, attached, &disk, &request.target).await?;
+        if !read_only && let Some(why) = self.refuses_writes(call, &disk, &request.staging).await? {
+            return Err(self.turned_read_only(call, attached, request, &why).await);
+        }
         let (host, from, to, device) = (
             self.host.clone(),
             request.staging.clone(),
@@ -129,11 +134,20 @@ impl Node {
         Ok(())
     }
 
+    /// Not of every filesystem that the kernel has given up do the mounts tell it.
+    async fn refuses_writes(&self, call: &Call, disk: &Disk, staging: &Path) -> Result<Option<String>, Failure> {
+        let (host, disk, at) = (self.host.clone(), disk.clone(), staging.to_owned());
+        call.run("the look whether it takes writes", move || {
+            Ok(host.refuses_writes(&disk, &at)?)
+        })
+        .await
+    }
+
     /// Nobody asked for it: the kernel stops writing after an error. A pod that wants to write would only find out later.
-    async fn turned_read_only(&self, call: &Call, attached: &Attached, request: &Publish) -> Failure {
+    async fn turned_read_only(&self, call: &Call, attached: &Attached, request: &Publish, told: &str) -> Failure {
         let why = format!(
-            "the filesystem of volume {} has become read-only at {}: the kernel does that after an error, see its log on node {}. \
-             Delete the pods that use the volume there: it is checked before it is mounted again",
+            "the filesystem of volume {} has become read-only at {} ({told}): the kernel does that after an error, see its log on node \
+             {}. Delete the pods that use the volume there: it is checked before it is mounted again",
             call.volume(),
             shown_path(&request.staging),
             self.agent.node()

@@ -1,13 +1,16 @@
 //! Publishing a staged filesystem: a bind mount of its root, never of a tree of mounts.
 
+use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use super::mountinfo::Entry;
 use super::options::Options;
 use super::place::{Place, by_handle};
-use super::{Access, Done, MountError, Mounts, device, numbers};
+use super::{Access, Done, MountError, Mounts, device, limited, numbers};
 
 impl Mounts {
     /// Binds the filesystem that is mounted at `source` to the folder `target`, which is made when it is missing. Of `options`
@@ -66,6 +69,29 @@ impl Mounts {
             }
         }
         Ok(Done::Now)
+    }
+
+    /// Why the filesystem that is mounted there takes no writes any more; `None` when it does. The mount table does not say it of
+    /// every filesystem: those that the kernel has shut down refuse to have their root opened, or to have it synced.
+    ///
+    /// # Errors
+    /// When that cannot be told in time.
+    pub fn refuses_writes(&self, target: &Path, limit: Duration) -> Result<Option<String>, MountError> {
+        let place = Place::open(&self.kubelet, target, false)?;
+        let failed = |error: std::io::Error| MountError::Kernel {
+            what: "a look at the filesystem".to_owned(),
+            target: target.to_owned(),
+            error,
+        };
+        let asked = limited("refuses-writes", limit, move || File::open(place.through())?.sync_all());
+        let silent = || failed(std::io::Error::other(format!("no answer within {limit:?}")));
+        match asked.ok_or_else(silent)? {
+            Ok(()) => Ok(None),
+            Err(e) => match Errno::from_io_error(&e) {
+                Some(Errno::IO | Errno::SHUTDOWN | Errno::ROFS) => Ok(Some(e.to_string())),
+                Some(_) | None => Err(failed(e)),
+            },
+        }
     }
 
     /// Makes one mount read-only; the filesystem and its other mounts stay as they are.

@@ -52,11 +52,13 @@ impl Entry {
         about.file_type().is_block_device().then(|| about.rdev())
     }
 
-    /// Whether this mount or its filesystem is read-only.
+    /// Whether this mount or its filesystem is read-only. A filesystem that the kernel has given up after an error is, though some
+    /// kernels show it with other words than `ro` (ext4), and others not at all (XFS): see [`super::Mounts::refuses_writes`].
     #[must_use]
     pub fn read_only(&self) -> bool {
-        let ro = |options: &str| options.split(',').any(|option| option == "ro");
-        ro(&self.options) || ro(&self.super_options)
+        let given_up = ["ro", "emergency_ro", "shutdown"];
+        let any = |options: &str, words: &[&str]| options.split(',').any(|option| words.contains(&option));
+        any(&self.options, &["ro"]) || any(&self.super_options, &given_up)
     }
 }
 
@@ -219,6 +221,21 @@ mod tests {
         assert_eq!(home.root, Path::new("/@home"));
         assert_eq!((empty.source.as_os_str(), empty.read_only()), (OsStr::new(""), true));
         assert!(!home.read_only() && first.is_on(makedev(259, 1)));
+    }
+
+    #[test]
+    fn a_filesystem_that_the_kernel_has_given_up_is_read_only() {
+        for (options, read_only) in [
+            ("rw,errors=remount-ro", false),
+            ("ro,errors=remount-ro", true),
+            ("rw,emergency_ro,errors=continue", true),
+            ("rw,shutdown", true),
+            ("rw,shutdown_later", false),
+        ] {
+            let line = format!("1 2 3:4 / /m rw shared:1 - ext4 /dev/x {options}\n");
+            let table = Table::parse(line.as_bytes()).unwrap();
+            assert_eq!(table.entries[0].read_only(), read_only, "{options}");
+        }
     }
 
     #[test]

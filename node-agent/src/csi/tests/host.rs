@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) grows_to: Option<u64>,
     pub(super) flushed: Flushed,
     pub(super) held: bool,
+    /// Whether its filesystem refuses writes.
+    pub(super) refuses_writes: Result<Option<String>, HostError>,
     /// What the next mount mounts instead: the name has come to mean that one.
     pub(super) mounts_instead: Option<Device>,
     pub(super) log: Vec<String>,
@@ -63,6 +65,7 @@ impl Fake {
             grows_to: None,
             flushed: Flushed::Clean,
             held: false,
+            refuses_writes: Ok(None),
             mounts_instead: None,
             log: Vec::new(),
         })))
@@ -170,6 +173,10 @@ impl Host for Fake {
             read_only: how.read_only,
         });
         Ok(())
+    }
+
+    fn refuses_writes(&self, _: &Disk, _: &Path) -> Result<Option<String>, HostError> {
+        self.world().refuses_writes.clone()
     }
 
     fn bind(&self, from: &Path, to: &Path, read_only: bool) -> Result<(), HostError> {

@@ -222,6 +222,40 @@ async fn a_filesystem_that_the_kernel_made_read_only_is_not_given_to_a_writer() 
 }
 
 #[tokio::test]
+async fn a_filesystem_that_was_shut_down_without_a_word_in_the_mounts_is_not_given_to_a_writer() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.publish(publish(writer(), TARGET)).await.unwrap();
+    lab.host.log();
+    let second = TARGET.replace("pod-1", "pod-2");
+    lab.host.world().refuses_writes = Err(HostError::Host("no answer within 30s".into()));
+    let waits = lab.publish(publish(writer(), &second)).await.unwrap_err();
+    assert_eq!(waits.code(), Code::Unavailable, "{waits}");
+    assert_eq!(
+        lab.api.condition("Healthy"),
+        "True Checked",
+        "no answer is no error of it"
+    );
+    lab.host.world().refuses_writes = Ok(Some("Input/output error".into()));
+    let refused = lab.publish(publish(writer(), &second)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("Input/output error"), "{refused}");
+    assert_eq!(lab.api.condition("Healthy"), "False TurnedReadOnly");
+    assert_eq!(lab.host.log(), [""; 0]);
+    lab.publish(publish(writer(), TARGET)).await.unwrap();
+    let reader = csi::NodePublishVolumeRequest {
+        readonly: true,
+        ..publish(writer(), &second)
+    };
+    lab.publish(reader).await.unwrap();
+    assert_eq!(
+        lab.host.log(),
+        ["bind-ro"],
+        "what is published stays, and readers may read"
+    );
+}
+
+#[tokio::test]
 async fn r37_an_open_breaker_touches_nothing() {
     let lab = Lab::new();
     lab.api.change(|s| {

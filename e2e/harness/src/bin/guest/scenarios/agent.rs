@@ -83,6 +83,11 @@ pub(crate) const ALL: &[Scenario] = &[
         run: damage::damaged,
     },
     Scenario {
+        name: "agent_shut_down",
+        about: "a filesystem that the kernel has given up is given to no writer, and is used again once it was unmounted",
+        run: damage::shut_down,
+    },
+    Scenario {
         name: "agent_half_made",
         about: "a mkfs that was killed halfway is done again, and never mounted before",
         run: damage::half_made,

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tonic::Code;
 
-use super::{down, holds, image, mounts_of, put, read, up};
+use super::{POD, down, holds, image, mounts_of, put, read, up};
 use crate::fabric;
 use crate::plane::{Plane, SOON, Use, Volume, refused};
 use crate::rig::{Rig, sh, until};
@@ -79,6 +79,27 @@ pub(super) fn damaged(_: &Rig, plane: &Plane) -> Result<()> {
     volume.retry("unstage", || volume.unstage())?;
     volume.detach()?;
     volume.delete()
+}
+
+/// As the kernel does it by itself after an error. Not every filesystem and kernel show it in the mounts.
+pub(super) fn shut_down(_: &Rig, plane: &Plane) -> Result<()> {
+    for fs in ["ext4", "xfs"] {
+        let volume = plane.volume(&format!("shut-{fs}"), json!({"fsType": fs}))?;
+        let folder = up(&volume, Use::Mount)?;
+        put(&folder, "file", 32)?;
+        let staging = volume.staging();
+        sh("xfs_io", &["-x", "-c", "shutdown", &staging.display().to_string()])?;
+        let second = POD.replace("01", "02");
+        let answer = volume.publish(&second, Use::Mount);
+        refused(answer, Code::FailedPrecondition, "has become read-only")?;
+        volume.retry("unpublish", || volume.unpublish(POD, Use::Mount))?;
+        volume.retry("unstage", || volume.unstage())?;
+        volume.retry("stage", || volume.stage(Use::Mount))?;
+        holds(&staging, "file", 32)?;
+        down(&volume, Use::Mount)?;
+        volume.delete()?;
+    }
+    Ok(())
 }
 
 /// As a person does it; 1 says that it was repaired. Once, right after a refused stage, the disk was
