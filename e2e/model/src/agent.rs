@@ -253,6 +253,7 @@ fn seen(view: &View) -> Seen {
         attachment: AttachmentSeen {
             node: "n".to_owned(),
             deleting: view.attachment.deleting,
+            read_only: false,
             admission: match view.attachment.said {
                 Operator::Admitted(generation, nqn) => Admission::Granted(Grant {
                     nqn: name(nqn),

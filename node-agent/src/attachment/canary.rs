@@ -110,6 +110,7 @@ mod tests {
             attachment: AttachmentSeen {
                 node: "n1".into(),
                 deleting: false,
+                read_only: false,
                 admission: Admission::None,
                 said: Said {
                     intent: host.intent(1),

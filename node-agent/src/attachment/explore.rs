@@ -107,6 +107,7 @@ impl World {
             attachment: AttachmentSeen {
                 node: "n1".into(),
                 deleting: false,
+                read_only: false,
                 admission: Admission::None,
                 said: Said::default(),
             },

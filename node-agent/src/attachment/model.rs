@@ -93,6 +93,8 @@ pub struct AttachmentSeen {
     pub node: String,
     /// Its deletion was requested.
     pub deleting: bool,
+    /// It is for reading alone: its device is set read-only before any use.
+    pub read_only: bool,
     /// What the operator says.
     pub admission: Admission,
     /// What this agent said last.

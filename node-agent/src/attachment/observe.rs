@@ -18,6 +18,7 @@ pub fn attachment(object: &RdsAttachment) -> AttachmentSeen {
     AttachmentSeen {
         node: object.spec.node.clone(),
         deleting: object.metadata.deletion_timestamp.is_some(),
+        read_only: object.reads_only(),
         admission: admission(object),
         said: said(&agent(object)),
     }

@@ -81,8 +81,11 @@ impl Look<'_> {
     }
 
     /// The disk went beneath its use, and the one that may come back is another device to the kernel. Said while it shows: later
-    /// nothing tells of it but the mount.
+    /// nothing tells of it but the mount. A reader has nothing to lose, and nobody could take such a word back.
     fn taken_away(&self, session: Option<&SessionSeen>) -> Option<Word> {
+        if self.seen.attachment.read_only {
+            return None;
+        }
         let session = session.filter(|s| s.state == "live" && !s.disk && matches!(s.used, Use::Used(_)))?;
         Some(Word {
             status: false,

@@ -47,6 +47,7 @@ fn admitted() -> Seen {
         attachment: AttachmentSeen {
             node: "n1".into(),
             deleting: false,
+            read_only: false,
             admission: grant(BASE, 1),
             said: Said::default(),
         },
@@ -480,6 +481,10 @@ fn a_live_session_without_a_disk_is_not_connected() {
     let said = report(&seen);
     assert_eq!(said.connected.map(|w| w.reason), Some(Reason::Connected));
     assert_eq!(said.healthy, lost, "nobody takes a loss back");
+    // A reader had nothing to lose.
+    let mut seen = without(Use::Used("a mount".into()));
+    seen.attachment.read_only = true;
+    assert_eq!(report(&seen).healthy, None);
     // While the kernel tries again it may show none: that is no loss yet.
     let mut seen = without(Use::Used("a mount".into()));
     if let Sessions::Known(all) = &mut seen.sessions {

@@ -67,6 +67,8 @@ pub struct Mount {
     pub fs: String,
     /// This mount point, or the whole filesystem, is read-only, or was made so by the kernel after an error.
     pub read_only: bool,
+    /// The filesystem was mounted read-only: by this mount nothing was ever written.
+    pub mounted_read_only: bool,
 }
 
 /// What is at a path; symbolic links are not followed.

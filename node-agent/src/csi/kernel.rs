@@ -155,6 +155,7 @@ impl Host for Kernel {
             Mount {
                 device,
                 read_only: entry.read_only(),
+                mounted_read_only: entry.mounted_read_only(),
                 point: entry.mount_point,
                 root: entry.root,
                 fs: entry.fs,

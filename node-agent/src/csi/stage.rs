@@ -80,8 +80,10 @@ impl Node {
             }
             warn!(volume = call.volume(), %device, "a mount whose device is gone is taken off the staging path");
             self.metrics.stale_mount();
-            self.report_loss(call, "a mount was left on this node whose device is gone")
-                .await?;
+            if !top.mounted_read_only {
+                self.report_loss(call, "a mount was left on this node whose device is gone")
+                    .await?;
+            }
             let (host, at) = (self.host.clone(), request.staging.clone());
             call.run("unmount", move || Ok(host.unmount(&at, device, Flush::No)?))
                 .await?;

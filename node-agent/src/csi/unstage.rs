@@ -83,19 +83,24 @@ impl Node {
             }
             None => {
                 // Said first: after the unmount nothing would tell.
-                self.lost(call, "its device was gone before it was unmounted").await?;
+                if !top.mounted_read_only {
+                    self.lost(call, "its device was gone before it was unmounted").await?;
+                }
                 Flush::No
             }
         };
         // Whoever asked may be gone when a disk that does not answer is given up at last: afterwards nothing tells of the loss.
         let (node, own, at) = (self.clone(), call.clone(), top.point.clone());
-        let (host, point) = (self.host.clone(), at.clone());
+        let (host, point, nothing_written) = (self.host.clone(), at.clone(), top.mounted_read_only);
         let work = async move {
-            let mut told = false;
+            // Where nothing was ever written, nothing can be lost.
+            let mut told = nothing_written;
             if flush == Flush::Yes {
                 let (host, point) = (host.clone(), point.clone());
                 let flushed = blocking("the sync", move || Ok(host.write_out(&point, device)?)).await?;
-                if let Flushed::Lost(why) = flushed {
+                if let Flushed::Lost(why) = flushed
+                    && !told
+                {
                     // The kernel may tell of it once only, and whoever dies after the unmount tells nobody.
                     node.lost_for_sure(&own, &why).await;
                     told = true;

@@ -60,6 +60,14 @@ impl Entry {
         let any = |options: &str, words: &[&str]| options.split(',').any(|option| words.contains(&option));
         any(&self.options, &["ro"]) || any(&self.super_options, &given_up)
     }
+
+    /// Whether the filesystem was mounted read-only, so that nothing was ever written by it. After an error only the filesystem is
+    /// read-only, and of a read-only bind only the mount.
+    #[must_use]
+    pub fn mounted_read_only(&self) -> bool {
+        let ro = |options: &str| options.split(',').any(|option| option == "ro");
+        ro(&self.options) && ro(&self.super_options)
+    }
 }
 
 /// All mounts, in the kernel's order.
@@ -235,6 +243,23 @@ mod tests {
             let line = format!("1 2 3:4 / /m rw shared:1 - ext4 /dev/x {options}\n");
             let table = Table::parse(line.as_bytes()).unwrap();
             assert_eq!(table.entries[0].read_only(), read_only, "{options}");
+        }
+    }
+
+    #[test]
+    fn read_only_from_the_start_is_told_from_read_only_since_an_error() {
+        for (options, of_the_filesystem, from_the_start) in [
+            ("rw,relatime", "rw", false),
+            ("ro,relatime", "ro,norecovery", true),
+            ("rw,relatime", "ro,errors=remount-ro", false),
+            ("ro,relatime", "rw", false),
+            ("rw", "rw,emergency_ro", false),
+            ("ro", "rw,shutdown", false),
+        ] {
+            let line = format!("1 2 3:4 / /m {options} - ext4 /dev/x {of_the_filesystem}\n");
+            let table = Table::parse(line.as_bytes()).unwrap();
+            let found = table.entries[0].mounted_read_only();
+            assert_eq!(found, from_the_start, "{options} {of_the_filesystem}");
         }
     }
 

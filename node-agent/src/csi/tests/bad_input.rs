@@ -238,6 +238,7 @@ async fn paths_that_are_something_else() {
         root: "/".into(),
         fs: "ext4".into(),
         read_only: false,
+        mounted_read_only: false,
     };
     // Another device that is alive: that of the disk, under a volume whose disk is another one.
     let mut other = lab.host.world().disk.clone().unwrap();

@@ -170,7 +170,8 @@ impl Host for Fake {
             point: at.to_owned(),
             root: "/".into(),
             fs: how.fs.clone(),
-            read_only: how.read_only,
+            read_only: how.shows_read_only(),
+            mounted_read_only: how.shows_read_only(),
         });
         Ok(())
     }

@@ -34,6 +34,7 @@ fn mount_of(device: Device, point: &str) -> Mount {
         root: "/".into(),
         fs: "ext4".into(),
         read_only: false,
+        mounted_read_only: false,
     }
 }
 
@@ -317,6 +318,45 @@ async fn i7_unstage_waits_for_a_target_that_is_away_and_says_a_loss_loudly() {
         said.contains("device was gone") && said.contains("syncfs: EIO"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn what_was_mounted_read_only_has_nothing_to_lose() {
+    let lab = Lab::new();
+    formatted(&lab);
+    lab.api
+        .change(|s| s.attachment.as_mut().unwrap()["spec"]["readOnly"] = json!(true));
+    let reader = mounted(Mode::MultiNodeReaderOnly);
+    lab.stage(stage(reader.clone())).await.unwrap();
+    let disk = lab.host.world().disk.take();
+    lab.unstage().await.unwrap();
+    assert_eq!(lab.api.condition("Healthy"), "True Checked");
+    assert!(lab.host.world().mounts.is_empty());
+    // The same where the next stage finds it, and where the kernel tells of it.
+    lab.host.world().disk = disk;
+    lab.stage(stage(reader.clone())).await.unwrap();
+    lab.host.world().mounts[0].device = GONE;
+    lab.stage(stage(reader)).await.unwrap();
+    lab.host.world().flushed = Flushed::Lost("the disk went".into());
+    lab.unstage().await.unwrap();
+    assert_eq!(lab.api.condition("Healthy"), "True Checked");
+}
+
+#[tokio::test]
+async fn i7_what_became_read_only_after_an_error_had_something_to_lose() {
+    for again in [false, true] {
+        let lab = Lab::new();
+        lab.stage(stage(writer())).await.unwrap();
+        let mut lost = mount_of(GONE, STAGING);
+        lost.read_only = true;
+        lab.host.world().mounts = vec![lost];
+        if again {
+            lab.stage(stage(writer())).await.unwrap();
+        } else {
+            lab.unstage().await.unwrap();
+        }
+        assert_eq!(lab.api.condition("Healthy"), "False PossibleDataLoss");
+    }
 }
 
 #[tokio::test]
