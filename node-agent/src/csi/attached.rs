@@ -82,6 +82,11 @@ impl Attached {
             .filter(|_| is_true(&status.conditions, kind::ADMITTED))
     }
 
+    /// Whether it was ever told where its disk is.
+    pub(super) fn has_nqn(&self) -> bool {
+        self.object.status.as_ref().is_some_and(|s| s.nqn.is_some())
+    }
+
     /// A detach is under way, or done: nothing begins any more.
     fn leaving(&self) -> bool {
         let status = self.object.status.as_ref();

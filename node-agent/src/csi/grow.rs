@@ -9,16 +9,22 @@ use super::Node;
 use super::attached::Attached;
 use super::call::Call;
 use super::failure::{Failure, shown_path};
-use super::host::{Disk, Kind, Usage};
+use super::host::{Device, Disk, Kind, Usage};
 use crate::crash;
 
 /// Between two looks at the size.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Where a volume was found.
+/// What is at a path of a volume.
 enum Place {
+    /// Its filesystem, of this type.
     Mounted(String),
+    /// A node of its disk.
     Node,
+    /// A mount or a node of another device: of an earlier connection, as its disk has none or another number now.
+    Earlier,
+    /// None of these.
+    Nothing,
 }
 
 impl Node {
@@ -31,8 +37,7 @@ impl Node {
         limit: Option<u64>,
     ) -> Result<u64, Failure> {
         let attached = self.usable(call.volume()).await?;
-        let mut disk = self.disk_at(call, &attached, &path).await?;
-        let place = self.place(call, &disk, &path).await?;
+        let (mut disk, place) = self.disk_at(call, &attached, &path).await?;
         let measured = attached
             .volume
             .status
@@ -64,7 +69,8 @@ impl Node {
             } else {
                 call.pause(LOOK_EVERY).await;
             }
-            disk = self.disk_at(call, &attached, &path).await?;
+            let found = self.disk_of(call, &attached).await?;
+            disk = found.ok_or_else(|| away(call, &path))?;
         }
         if let Place::Mounted(fs) = place
             && !attached.read_only()
@@ -79,28 +85,38 @@ impl Node {
         Ok(disk.size)
     }
 
-    async fn disk_at(&self, call: &Call, attached: &Attached, path: &Path) -> Result<Disk, Failure> {
-        self.disk_of(call, attached).await?.ok_or_else(|| {
-            Failure::NotFound(format!(
-                "volume {} is not published at {}: it has no device on this node",
+    /// The volume's disk and what of it is at the path. NotFound is final to kubelet, which then gives the growth up: it is said only
+    /// where nothing is that could come back.
+    async fn disk_at(&self, call: &Call, attached: &Attached, path: &Path) -> Result<(Disk, Place), Failure> {
+        let disk = self.disk_of(call, attached).await?;
+        let place = self.place(call, disk.as_ref(), path).await?;
+        match (disk, place) {
+            (Some(disk), place @ (Place::Mounted(_) | Place::Node)) => Ok((disk, place)),
+            (None, _) if attached.has_nqn() => Err(away(call, path)),
+            (_, Place::Mounted(_) | Place::Node | Place::Earlier) => Err(away(call, path)),
+            (_, Place::Nothing) => Err(Failure::NotFound(format!(
+                "volume {} is not at {}",
                 call.volume(),
                 shown_path(path)
-            ))
-        })
+            ))),
+        }
     }
 
-    async fn place(&self, call: &Call, disk: &Disk, path: &Path) -> Result<Place, Failure> {
-        if let Some(top) = self.top(call, path).await?
-            && top.device == disk.device
-        {
-            return Ok(Place::Mounted(top.fs));
+    async fn place(&self, call: &Call, disk: Option<&Disk>, path: &Path) -> Result<Place, Failure> {
+        let own = |device: Device| disk.is_some_and(|disk| disk.device == device);
+        // The table comes before any look at the path: on a dead mount that look fails.
+        if let Some(top) = self.top(call, path).await? {
+            return Ok(if own(top.device) {
+                Place::Mounted(top.fs)
+            } else {
+                Place::Earlier
+            });
         }
-        match self.kind(call, path).await? {
-            Kind::Block(device) if device == disk.device => Ok(Place::Node),
-            Kind::Missing | Kind::Folder | Kind::File(_) | Kind::Block(_) | Kind::Other => Err(Failure::NotFound(
-                format!("volume {} is not at {}", call.volume(), shown_path(path)),
-            )),
-        }
+        Ok(match self.kind(call, path).await? {
+            Kind::Block(device) if own(device) => Place::Node,
+            Kind::Block(_) => Place::Earlier,
+            Kind::Missing | Kind::Folder | Kind::File(_) | Kind::Other => Place::Nothing,
+        })
     }
 
     /// One call. Kubelet asks often: nothing of this asks the API server.
@@ -118,7 +134,8 @@ impl Node {
             .remembered(&self.attachment_name(call.volume()))
             .ok_or_else(none)?;
         let disk = self.disk(call, nqn).await?.ok_or_else(none)?;
-        match self.place(call, &disk, &path).await? {
+        match self.place(call, Some(&disk), &path).await? {
+            Place::Earlier | Place::Nothing => Err(none()),
             Place::Node => Ok(Usage {
                 bytes: disk.size,
                 ..Usage::default()
@@ -129,4 +146,14 @@ impl Node {
             }
         }
     }
+}
+
+/// Its connection is to come back, or the pod has to be started again.
+fn away(call: &Call, path: &Path) -> Failure {
+    Failure::Unavailable(format!(
+        "the disk of volume {} that is used at {} is not there now: it is connected anew once the appliance answers. If a pod uses a \
+         device that is gone, delete the pod; see condition Connected of the RdsAttachment",
+        call.volume(),
+        shown_path(path)
+    ))
 }

@@ -564,6 +564,31 @@ async fn i15_expand_waits_for_the_kernel_and_grows_what_is_mounted() {
 }
 
 #[tokio::test]
+async fn a_growth_waits_for_a_disk_that_is_away() {
+    let lab = Lab::new();
+    lab.stage(stage(writer())).await.unwrap();
+    lab.publish(publish(writer(), TARGET)).await.unwrap();
+    lab.host.log();
+    let nowhere = TARGET.replace("pod-1", "pod-9");
+    // kubelet takes NotFound for the end of it.
+    let disk = lab.host.world().disk.take();
+    for path in [TARGET, &nowhere] {
+        let waits = lab.expand(path, 1).await.unwrap_err();
+        assert_eq!(waits.code(), Code::Unavailable, "{waits}");
+    }
+    // Connected anew by another number: the pod's mount is of the device that is gone.
+    lab.host.world().disk = disk;
+    lab.host.world().disk.as_mut().unwrap().device = OTHER;
+    let waits = lab.expand(TARGET, 1).await.unwrap_err();
+    assert_eq!(waits.code(), Code::Unavailable, "{waits}");
+    lab.host.world().paths.insert(NODE_TARGET.into(), Kind::Block(GONE));
+    let waits = lab.expand(NODE_TARGET, 1).await.unwrap_err();
+    assert_eq!(waits.code(), Code::Unavailable, "{waits}");
+    assert_eq!(lab.expand(&nowhere, 1).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(lab.host.log(), [""; 0]);
+}
+
+#[tokio::test]
 async fn b73_stats_of_both_kinds_without_the_api_server() {
     let lab = Lab::new();
     lab.stage(stage(writer())).await.unwrap();
