@@ -285,6 +285,38 @@ fn b62_b9_r73_block_volumes_are_nodes_with_the_right_number() {
 }
 
 #[test]
+fn no_node_is_left_where_nodes_do_not_work() {
+    if !inside("no_node_is_left_where_nodes_do_not_work") {
+        return;
+    }
+    let disk = Loop::new(1 << 20);
+    let (folder, mounts) = kubelet();
+    let publish = folder.path().join("publish");
+    std::fs::create_dir(&publish).unwrap();
+    run(
+        "mount",
+        &["-t", "tmpfs", "-o", "nodev", "none", publish.to_str().unwrap()],
+    );
+    let target = publish.join("pod");
+    let bind = || mounts.bind_block(&disk.device, &target, Access::ReadWrite);
+    for _ in 0..2 {
+        let error = bind().unwrap_err();
+        assert!(matches!(error, MountError::NoDev(_)), "{error}");
+        assert!(!target.exists(), "it would count as a use");
+    }
+    run("mount", &["-o", "remount,dev", publish.to_str().unwrap()]);
+    assert_eq!(bind().unwrap(), Done::Now);
+    run("mount", &["-o", "remount,nodev", publish.to_str().unwrap()]);
+    let error = bind().unwrap_err();
+    assert!(
+        matches!(error, MountError::NoDev(_)),
+        "it is there, and of no use: {error}"
+    );
+    assert_eq!(mounts.unmount(&target, LIMIT).unwrap(), Outcome::NotMounted);
+    run("umount", &[publish.to_str().unwrap()]);
+}
+
+#[test]
 fn targets_outside_of_kubelets_folder_are_refused() {
     if !inside("targets_outside_of_kubelets_folder_are_refused") {
         return;

@@ -168,7 +168,8 @@ impl Node {
             return Err(not_staged(call, request));
         };
         match self.kind(call, &request.target).await? {
-            Kind::Block(device) if device == disk.device => return Ok(()),
+            // It may be what an earlier call left that came to no good end: what follows makes it whole.
+            Kind::Block(device) if device == disk.device => {}
             Kind::Block(device) => self.clear_old_node(call, &request.target, device).await?,
             Kind::Missing => {}
             Kind::Folder | Kind::File(_) | Kind::Other => {

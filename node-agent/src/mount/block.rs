@@ -24,6 +24,8 @@ impl Mounts {
     pub fn bind_block(&self, device: &Path, target: &Path, access: Access) -> Result<Done, MountError> {
         let disk = device::disk_number(device)?;
         let place = Place::open(&self.kubelet, target, true)?;
+        // Before anything is made: a node that cannot be opened would count as a use of the disk.
+        nodes_work(&place)?;
         let occupied = |there: String| MountError::Occupied {
             target: target.to_owned(),
             there,
@@ -37,7 +39,7 @@ impl Mounts {
             // A file that an earlier driver bound a device to.
             Kind::File(0) => remove_file(&place)?,
             Kind::Block(number) if number == disk => {
-                self.usable(&place, disk, access)?;
+                usable(&place, disk, access)?;
                 return Ok(Done::Already);
             }
             Kind::Block(number) => return Err(occupied(format!("a node of {}", numbers(number)))),
@@ -61,7 +63,7 @@ impl Mounts {
                 return Err(occupied(there.told().to_owned()));
             }
         }
-        self.usable(&place, disk, access)?;
+        usable(&place, disk, access)?;
         Ok(Done::Now)
     }
 
@@ -75,26 +77,30 @@ impl Mounts {
             Kind::Nothing | Kind::Folder | Kind::File(_) | Kind::Other => None,
         })
     }
+}
 
-    /// The mode is right (the umask counts at making), and nodes work there.
-    fn usable(&self, place: &Place, disk: rustix::fs::Dev, access: Access) -> Result<(), MountError> {
-        let handle = place.handle()?;
-        let about = rustix::fs::fstat(&handle).map_err(|e| place.fail(e))?;
-        if about.st_rdev != disk {
-            return Err(MountError::Occupied {
-                target: place.path.clone(),
-                there: format!("a node of {}", numbers(about.st_rdev)),
-                wanted: format!("a node of {}", numbers(disk)),
-            });
-        }
-        // chmod knows no O_PATH descriptor: by its name in /proc.
-        rustix::fs::chmod(by_handle(&handle), mode(access)).map_err(|e| place.fail(e))?;
-        let parent = rustix::fs::statvfs(by_handle(place.parent())).map_err(|e| place.fail(e))?;
-        if parent.f_flag.contains(StatVfsMountFlags::NODEV) {
-            return Err(MountError::NoDev(place.path.clone()));
-        }
-        Ok(())
+/// Device nodes can be opened there.
+fn nodes_work(place: &Place) -> Result<(), MountError> {
+    let parent = rustix::fs::statvfs(by_handle(place.parent())).map_err(|e| place.fail(e))?;
+    if parent.f_flag.contains(StatVfsMountFlags::NODEV) {
+        return Err(MountError::NoDev(place.path.clone()));
     }
+    Ok(())
+}
+
+/// The number and the mode are right; the umask counts at making.
+fn usable(place: &Place, disk: rustix::fs::Dev, access: Access) -> Result<(), MountError> {
+    let handle = place.handle()?;
+    let about = rustix::fs::fstat(&handle).map_err(|e| place.fail(e))?;
+    if about.st_rdev != disk {
+        return Err(MountError::Occupied {
+            target: place.path.clone(),
+            there: format!("a node of {}", numbers(about.st_rdev)),
+            wanted: format!("a node of {}", numbers(disk)),
+        });
+    }
+    // chmod knows no O_PATH descriptor: by its name in /proc.
+    rustix::fs::chmod(by_handle(&handle), mode(access)).map_err(|e| place.fail(e).into())
 }
 
 /// Those of the Go driver: readable for a group, writable only when the volume is.

@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) held: bool,
     /// Whether its filesystem refuses writes.
     pub(super) refuses_writes: Result<Option<String>, HostError>,
+    /// Whether nodes can be opened where they are made.
+    pub(super) nodes_work: Result<(), HostError>,
     /// What the next mount mounts instead: the name has come to mean that one.
     pub(super) mounts_instead: Option<Device>,
     pub(super) log: Vec<String>,
@@ -66,6 +68,7 @@ impl Fake {
             flushed: Flushed::Clean,
             held: false,
             refuses_writes: Ok(None),
+            nodes_work: Ok(()),
             mounts_instead: None,
             log: Vec::new(),
         })))
@@ -227,9 +230,12 @@ impl Host for Fake {
     }
 
     fn make_node(&self, at: &Path, device: Device, read_only: bool) -> Result<(), HostError> {
+        if self.kind(at) == Ok(Kind::Block(device)) {
+            return self.world().nodes_work.clone();
+        }
         let mut world = self.did(if read_only { "node-ro" } else { "node" });
         world.paths.insert(at.to_owned(), Kind::Block(device));
-        Ok(())
+        world.nodes_work.clone()
     }
 
     fn remove(&self, at: &Path) -> Result<(), HostError> {

@@ -500,6 +500,25 @@ async fn the_numbers_of_a_device_node_are_verified_at_every_publish() {
 }
 
 #[tokio::test]
+async fn i3_a_node_that_an_earlier_call_left_is_made_whole() {
+    let lab = Lab::block();
+    lab.stage(stage(raw())).await.unwrap();
+    lab.host.world().nodes_work = Err(HostError::Host("mounted with nodev".into()));
+    for _ in 0..2 {
+        let refused = lab.publish(publish(raw(), NODE_TARGET)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    }
+    lab.host.world().nodes_work = Ok(());
+    lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
+    assert_eq!(lab.host.log(), ["node"]);
+    // A reader's device is protected, whoever made the node.
+    lab.api
+        .change(|s| s.attachment.as_mut().unwrap()["spec"]["readOnly"] = json!(true));
+    lab.publish(publish(raw(), NODE_TARGET)).await.unwrap();
+    assert_eq!(lab.host.log(), ["read-only"]);
+}
+
+#[tokio::test]
 async fn b9_a_node_with_the_number_of_another_volumes_disk_is_made_anew() {
     let lab = Lab::block();
     lab.stage(stage(raw())).await.unwrap();
