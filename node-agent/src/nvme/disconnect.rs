@@ -1,12 +1,14 @@
 //! The one door through which a controller is deleted.
 //!
 //! Only what begins with the managed prefix goes through (I6, R12), with one of the keys. NQN and controller are read and written
-//! through one held folder, so that a controller that takes over a name in between is out of reach (B32, I10).
+//! through one held folder, so that a controller that takes over a name in between is out of reach (B32, I10); one that is connected
+//! in between is left alone as well, as nothing was proven of it.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connect_line::check_nqn;
+use super::folder::{Folder, SysfsError};
 use super::{Kernel, sysfs, usage};
 use crate::attachment::decide::DisconnectKey;
 use crate::attachment::model::Use;
@@ -34,11 +36,13 @@ impl Kernel {
     /// and written back until it is gone.
     pub(super) fn delete_controller(&self, nqn: &str, key: DisconnectKey) -> Result<(), FabricsError> {
         self.managed(nqn)?;
-        if self.of(nqn).map_err(|e| FabricsError(e.to_string()))?.is_empty() {
+        // Before the proof, which is then about all of these. What comes later is another connection, that nothing was proven of.
+        let held = self.held(nqn)?;
+        if held.is_empty() {
             return Ok(());
         }
         match key {
-            DisconnectKey::Fenced => self.delete_all(nqn),
+            DisconnectKey::Fenced => self.delete_exactly(nqn, &held),
             DisconnectKey::Unused | DisconnectKey::Orphan => {
                 let proof = usage::prove(&self.root, &self.walks, nqn).map_err(|used| {
                     FabricsError(match used {
@@ -48,7 +52,7 @@ impl Kernel {
                     })
                 })?;
                 proof.flush().map_err(FabricsError)?;
-                self.delete_all(nqn)?;
+                self.delete_exactly(nqn, &held)?;
                 drop(proof);
                 self.wait_for_the_rest(nqn);
                 Ok(())
@@ -65,38 +69,82 @@ impl Kernel {
         }
     }
 
-    /// Deletes every controller of that NQN, and sees that they are gone.
-    fn delete_all(&self, nqn: &str) -> Result<(), FabricsError> {
-        let failed = |e: super::folder::SysfsError| FabricsError(e.to_string());
-        self.managed(nqn)?;
+    /// The controllers of that NQN, held: their numbers are not given again meanwhile, and their names lead nowhere else.
+    fn held(&self, nqn: &str) -> Result<Vec<Held>, FabricsError> {
+        let all = sysfs::held(&self.root, nqn).map_err(failed)?;
+        let held = all.into_iter().map(|(name, folder)| {
+            let number = folder.number().map_err(failed)?;
+            Ok(Held { name, number, folder })
+        });
+        held.collect()
+    }
+
+    /// Deletes these controllers of that NQN and no other one, and sees that nothing of the NQN is left.
+    fn delete_exactly(&self, nqn: &str, held: &[Held]) -> Result<(), FabricsError> {
         let end = Instant::now() + GONE_WITHIN;
         loop {
-            let all = sysfs::held(&self.root, nqn).map_err(failed)?;
-            if all.is_empty() {
-                return Ok(());
+            let now = self.held(nqn)?;
+            let there = |one: &&Held| now.iter().any(|other| other.number == one.number);
+            let left: Vec<&Held> = held.iter().filter(there).collect();
+            if left.is_empty() {
+                return no_other(nqn, &now);
             }
             if Instant::now() >= end {
-                let names: Vec<String> = all.into_iter().map(|(name, _)| name).collect();
                 return Err(FabricsError(format!(
                     "{} of {nqn} did not go within {GONE_WITHIN:?}",
-                    names.join(", ")
+                    names(left)
                 )));
             }
-            for (name, folder) in all {
-                match folder.read("transport").map_err(failed)?.as_deref() {
-                    Some("tcp") => {}
-                    // It goes by itself.
-                    None => continue,
-                    Some(other) => {
-                        return Err(FabricsError(format!(
-                            "{name} of {nqn} is connected by {other}, not tcp: it is no connection of this agent, and left alone"
-                        )));
-                    }
-                }
-                // Returns when it is done; one that is gone, or goes, answers as if it were not there.
-                folder.write("delete_controller", "1").map_err(failed)?;
+            for one in left {
+                one.delete(nqn)?;
             }
             thread::sleep(LOOK_EVERY);
         }
     }
+}
+
+/// A controller and its folder of sysfs, by which it alone is reached.
+struct Held {
+    name: String,
+    number: u64,
+    folder: Folder,
+}
+
+impl Held {
+    fn delete(&self, nqn: &str) -> Result<(), FabricsError> {
+        match self.folder.read("transport").map_err(failed)?.as_deref() {
+            Some("tcp") => {}
+            // It goes by itself.
+            None => return Ok(()),
+            Some(other) => {
+                return Err(FabricsError(format!(
+                    "{} of {nqn} is connected by {other}, not tcp: it is no connection of this agent, and left alone",
+                    self.name
+                )));
+            }
+        }
+        // Returns when it is done; one that is gone, or goes, answers as if it were not there.
+        self.folder.write("delete_controller", "1").map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// What was connected since was not meant: it is somebody's, and nothing was proven of it.
+fn no_other(nqn: &str, now: &[Held]) -> Result<(), FabricsError> {
+    if now.is_empty() {
+        return Ok(());
+    }
+    Err(FabricsError(format!(
+        "{} of {nqn} was connected while an earlier connection was ended: it is left alone, and looked at anew",
+        names(now)
+    )))
+}
+
+fn names<'a>(all: impl IntoIterator<Item = &'a Held>) -> String {
+    let names: Vec<&str> = all.into_iter().map(|one| one.name.as_str()).collect();
+    names.join(", ")
+}
+
+fn failed(e: SysfsError) -> FabricsError {
+    FabricsError(e.to_string())
 }

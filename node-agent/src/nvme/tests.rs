@@ -104,6 +104,39 @@ fn what_is_ours_by_name_and_not_by_transport_is_left_alone() {
     assert_eq!(tree.get(&format!("{CONTROLLER}/delete_controller")), "\n");
 }
 
+/// Ends nvme0 as the kernel does, once that is asked for.
+fn ends(tree: &Tree, before: impl FnOnce()) {
+    while !tree.get(&format!("{CONTROLLER}/delete_controller")).starts_with('1') {
+        std::thread::yield_now();
+    }
+    before();
+    tree.remove("sys/class/nvme/nvme0");
+    tree.remove(CONTROLLER);
+}
+
+#[test]
+fn disconnect_waits_until_the_controller_is_gone() {
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "live");
+    std::thread::scope(|scope| {
+        scope.spawn(|| ends(&tree, || {}));
+        assert_eq!(kernel(&tree).disconnect(NQN, DisconnectKey::Fenced), Ok(()));
+    });
+}
+
+#[test]
+fn i6_a_session_that_comes_meanwhile_is_left_alone() {
+    let tree = Tree::new();
+    tree.multipath(0, NQN, "live");
+    let said = std::thread::scope(|scope| {
+        scope.spawn(|| ends(&tree, || drop(tree.controller("nvme1", NQN, "live"))));
+        kernel(&tree).disconnect(NQN, DisconnectKey::Fenced).unwrap_err().0
+    });
+    assert!(said.contains("nvme1") && said.contains("left alone"), "{said}");
+    let newcomer = CONTROLLER.replace("nvme0", "nvme1");
+    assert_eq!(tree.get(&format!("{newcomer}/delete_controller")), "\n");
+}
+
 #[test]
 fn times_are_changed_where_they_differ() {
     let tree = Tree::new();
