@@ -68,7 +68,7 @@ pub struct Config {
     /// How long an agent's Lease has to be silent before a Node that is not Ready counts as lost.
     #[arg(long, env = "AGENT_LEASE_PERIOD", default_value = "40s", value_parser = duration)]
     pub agent_lease_period: Duration,
-    /// Volumes that are reconciled at once. Each appliance has its own, smaller gate besides.
+    /// Volumes that are reconciled at once; those of one RdsServer get half of that. Each appliance has its own, smaller gate besides.
     #[arg(long, env = "CONCURRENCY", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
 }

@@ -1,9 +1,10 @@
 //! The work queue of a controller: names in, one pass a name at a time, again when the pass says so.
 //!
 //! kube's own runner needs a store with every object in it, whole; ours keeps a name and a time. A name that comes while its pass
-//! runs is passed over once more after it (level-triggered); the earliest of several times counts.
+//! runs is passed over once more after it (level-triggered); the earliest of several times counts. Passes that wait for the same
+//! thing, such as one appliance, are of one party: it gets half of all places at most, so that one that hangs leaves room for others.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -35,10 +36,65 @@ impl Action {
     }
 }
 
-/// Runs `pass` for each name, as soon as its time has come, at most `concurrency` at once, until `stop`; then finishes what is under way.
+/// Who has how many places, and who waits for one. Names wait only where all places of their party are taken.
+struct Shares {
+    /// Places of one party.
+    most: usize,
+    parties: HashMap<String, Party>,
+}
+
+#[derive(Default)]
+struct Party {
+    taken: usize,
+    waiting: VecDeque<Name>,
+    /// The same, to find them.
+    known: HashSet<Name>,
+}
+
+impl Shares {
+    fn of(concurrency: usize) -> Self {
+        Self {
+            most: concurrency.div_ceil(2),
+            parties: HashMap::new(),
+        }
+    }
+
+    /// Takes a place of the party; if none is free, the name waits for one. Without a party there is no limit.
+    fn take(&mut self, party: Option<&str>, name: &Name) -> bool {
+        let Some(party) = party else { return true };
+        let party = self.parties.entry(party.to_owned()).or_default();
+        if party.taken < self.most {
+            party.taken += 1;
+            return true;
+        }
+        if party.known.insert(name.clone()) {
+            party.waiting.push_back(name.clone());
+        }
+        false
+    }
+
+    /// A place is free again: it goes to the name that waits longest.
+    fn give_back(&mut self, party: Option<&str>) -> Option<Name> {
+        let key = party?;
+        let party = self.parties.get_mut(key)?;
+        if let Some(next) = party.waiting.pop_front() {
+            party.known.remove(&next);
+            return Some(next);
+        }
+        party.taken -= 1;
+        if party.taken == 0 {
+            self.parties.remove(key);
+        }
+        None
+    }
+}
+
+/// Runs `pass` for each name, as soon as its time has come, at most `concurrency` at once and half of them for one party, until `stop`;
+/// then finishes what is under way.
 pub(crate) async fn work<F: Future<Output = Action>>(
     names: impl Stream<Item = (Name, Duration)>,
     concurrency: usize,
+    party_of: impl Fn(&Name) -> Option<String>,
     stop: CancellationToken,
     pass: impl Fn(Name) -> F,
 ) {
@@ -51,25 +107,38 @@ pub(crate) async fn work<F: Future<Output = Action>>(
     let mut scheduler = pin!(scheduler(stream::select(now, later)));
     let mut running: HashSet<Name> = HashSet::new();
     let mut passes = FuturesUnordered::new();
-    let run = |name: Name| {
+    let mut shares = Shares::of(concurrency);
+    let run = |name: Name, party: Option<String>| {
         let pass = pass(name.clone());
-        async move { (name, pass.await) }
+        async move { (name, party, pass.await) }
     };
     loop {
         let mut due = scheduler.as_mut().hold_unless(|name: &Name| !running.contains(name));
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some((name, action)) = passes.next() => {
+            Some((name, party, action)) = passes.next() => {
                 running.remove(&name);
                 if let Action(Some(after)) = action {
                     // The other end lives as long as this loop.
                     let _ = again.send(ScheduleRequest { message: name, run_at: Instant::now() + after });
                 }
+                let party: Option<String> = party;
+                while let Some(next) = shares.give_back(party.as_deref()) {
+                    if running.insert(next.clone()) {
+                        passes.push(run(next, party));
+                        break;
+                    }
+                    // It was of no party for a moment, and is passed over already: once more after that.
+                    let _ = again.send(ScheduleRequest { message: next, run_at: Instant::now() });
+                }
             }
             Some(name) = due.next(), if passes.len() < concurrency => {
-                running.insert(name.clone());
-                passes.push(run(name));
+                let party = party_of(&name);
+                if shares.take(party.as_deref(), &name) {
+                    running.insert(name.clone());
+                    passes.push(run(name, party));
+                }
             }
             else => break,
         }
@@ -81,6 +150,9 @@ pub(crate) async fn work<F: Future<Output = Action>>(
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use tokio::sync::Semaphore;
 
     use super::*;
 
@@ -120,7 +192,7 @@ mod tests {
                 action
             }
         };
-        work(names, concurrency, stop, pass).await;
+        work(names, concurrency, |_| None, stop, pass).await;
         seen.into_inner().unwrap()
     }
 
@@ -170,9 +242,41 @@ mod tests {
                 Action::requeue(Duration::from_secs(600))
             }
         };
-        work(names, 4, stop.clone(), pass).await;
+        work(names, 4, |_| None, stop.clone(), pass).await;
         assert_eq!(*count.lock().unwrap(), 2);
         assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    /// All of `a` hang until all of `b` are done.
+    #[tokio::test(start_paused = true)]
+    async fn a_party_that_hangs_leaves_half_of_the_places_to_others() {
+        let (stop, hang) = (CancellationToken::new(), Semaphore::new(0));
+        let (running, most, passes) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let names = ["a1", "a2", "a3", "a4", "a5", "a6", "a3", "b1", "b2", "b3"];
+        // The clock goes on only when nothing else does: by then all of `a` hang or wait.
+        let names = names.map(|name| (Name::from(name), Duration::from_secs(name.starts_with('b').into())));
+        let names = stream::iter(names).chain(stream::pending());
+        let pass = |name: Name| {
+            let (stop, hang, running, most, passes) = (&stop, &hang, &running, &most, &passes);
+            async move {
+                if name.starts_with('a') {
+                    most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+                    hang.acquire().await.unwrap().forget();
+                    running.fetch_sub(1, SeqCst);
+                } else {
+                    hang.add_permits(2);
+                }
+                if passes.fetch_add(1, SeqCst) + 1 == 9 {
+                    stop.cancel();
+                }
+                Action::await_change()
+            }
+        };
+        let party_of = |name: &Name| Some(name[..1].to_owned());
+        let work = work(names, 4, party_of, stop.clone(), pass);
+        let ended = tokio::time::timeout(Duration::from_secs(60), work).await;
+        assert!(ended.is_ok(), "those who hang hold up all");
+        assert_eq!((most.into_inner(), passes.into_inner()), (2, 9));
     }
 
     #[tokio::test(start_paused = true)]

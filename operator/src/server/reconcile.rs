@@ -64,7 +64,7 @@ pub(crate) async fn run(context: Arc<Context>, stop: CancellationToken) {
     let changed = super::changes(context.world.servers.changes()).map(|name| (name, Duration::ZERO));
     let counted = super::counts(&context.world).map(|name| (name, COUNTED));
     let names = stream::select(changed, counted);
-    queue::work(names, 16, stop, |name| pass(name, context.clone())).await;
+    queue::work(names, 16, |_| None, stop, |name| pass(name, context.clone())).await;
 }
 
 async fn pass(name: Name, cx: Arc<Context>) -> Action {

@@ -37,7 +37,10 @@ pub(crate) async fn run(
     let names = stream::select(stream::select(changes, triggers), neighbours(&context.world));
     let lonely = orphan_attachments::run(context.world.clone(), stop.clone());
     let names = names.map(|name| (name, Duration::ZERO));
-    let work = queue::work(names, concurrency.into(), stop, |name| pass(name, context.clone()));
+    let server_of = |name: &Name| context.world.volumes.get(name).map(|volume| volume.spec.server.clone());
+    let work = queue::work(names, concurrency.into(), server_of, stop, |name| {
+        pass(name, context.clone())
+    });
     tokio::join!(work, lonely);
 }
 
