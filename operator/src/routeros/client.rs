@@ -85,12 +85,6 @@ impl Client {
         &self.0.server
     }
 
-    /// The longest that a command can be under way after its call began: queue, connect and execution. What this client sent earlier
-    /// than that has ended on our side; RouterOS itself may still be at it.
-    pub fn longest_exec(&self) -> Duration {
-        self.0.queue_timeout + self.0.command_timeout
-    }
-
     /// Waits until no command is running any more.
     pub async fn drained(&self) {
         self.0.tasks.close();
