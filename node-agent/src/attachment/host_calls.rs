@@ -377,6 +377,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn k7_zero_is_the_kernels_time_to_give_a_controller_up_and_not_at_once() {
+        for (asked, given) in [
+            (None, -1),
+            (Some(-1), -1),
+            (Some(0), KERNEL_CTRL_LOSS_TMO),
+            (Some(60), 60),
+        ] {
+            let volume: RdsVolume = serde_json::from_value(serde_json::json!({
+                "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": "pvc-1"},
+                "spec": {"server": "s", "capacity": "1Gi", "accessModes": ["ReadWriteOnce"],
+                         "connection": {"ctrlLossTmo": asked}},
+            }))
+            .unwrap();
+            assert_eq!(options(&volume).ctrl_loss_tmo, given, "{asked:?}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_proof_that_takes_long_leaves_the_sessions_known() {
         let (release, held) = std::sync::mpsc::channel::<()>();
