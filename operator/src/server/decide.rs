@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 use rds_crds::condition::{Saying, clear_condition, kind, set_condition, whole_seconds};
+use rds_crds::identity::{default_path, default_slot, is_canary};
 use rds_crds::server::{ManagementStatus, Orphan, OrphanPolicy, Orphans, Pool, RdsServerStatus};
-use rds_crds::{RdsServer, Reason, Size};
+use rds_crds::{RdsServer, RdsVolume, Reason, Size};
 
 use crate::routeros::{Bytes, ClusterId, DiskPath, Inventory, VolumeUid};
 
@@ -34,6 +36,46 @@ pub(crate) struct Known {
     pub volumes: u32,
     /// Some stored object could not be read: nothing may be called an orphan then.
     pub incomplete: bool,
+}
+
+impl Known {
+    /// What all volumes of the cluster mean for this server, whose appliance may be that of others too.
+    pub(crate) fn of(server: &RdsServer, volumes: impl Iterator<Item = RdsVolume>, incomplete: bool) -> Self {
+        let mut known = Self {
+            incomplete,
+            ..Self::default()
+        };
+        let name = server.name_any();
+        for volume in volumes {
+            let here = volume.spec.server == name;
+            // The canary of the self-test is there for seconds and nobody's volume.
+            known.volumes += u32::from(here && !is_canary(&volume));
+            let uid = volume.metadata.uid.as_deref().unwrap_or_default();
+            let status = volume.status.as_ref();
+            let slot = volume
+                .spec
+                .slot
+                .clone()
+                .or_else(|| status.and_then(|s| s.slot.clone()))
+                .unwrap_or_else(|| default_slot(&volume.name_any(), uid));
+            let path = volume
+                .spec
+                .path
+                .clone()
+                .or_else(|| status.and_then(|s| s.path.clone()))
+                .unwrap_or_else(|| default_path(&server.spec.base_path, &slot));
+            known.paths.insert(path);
+            match uid.parse() {
+                Ok(uid) if !here => {
+                    known.elsewhere.insert((slot, uid));
+                }
+                Ok(_) | Err(_) => {
+                    known.slots.insert(slot);
+                }
+            }
+        }
+        known
+    }
 }
 
 /// Why the appliance cannot be used, if so.

@@ -10,7 +10,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use rds_crds::condition::{Saying, clear_condition, find_condition, is_true, kind, set_condition, whole_seconds};
-use rds_crds::identity::is_canary;
 use rds_crds::names::{DOMAIN, FINALIZER, manager};
 use rds_crds::server::RdsServerStatus;
 use rds_crds::{RdsServer, RdsVolume, Reason};
@@ -113,7 +112,9 @@ async fn reconcile(server: Arc<RdsServer>, cx: Arc<Context>) -> Result<Action, k
         );
         return Ok(Action::requeue(after(&name, &seen, &cx)));
     }
-    let known = known(&server, &name, &cx.world);
+    let volumes = &cx.world.volumes;
+    let incomplete = !volumes.malformed().is_empty() || !volumes.is_synced();
+    let known = Known::of(&server, volumes.iter(), incomplete);
     let now = Timestamp::now();
     let answer = match &seen {
         Ok((_, listing)) => Answer::Listing(listing),
@@ -221,43 +222,6 @@ fn wake(name: &str, listing: Option<&Inventory>, all: bool, cx: &Context) {
             let _ = cx.triggers.send(volume);
         }
     }
-}
-
-/// What the caches know of this server's volumes, and of those of others that may be on the same appliance.
-fn known(server: &RdsServer, name: &str, world: &World) -> Known {
-    let mut known = Known {
-        incomplete: !world.volumes.malformed().is_empty() || !world.volumes.is_synced(),
-        ..Known::default()
-    };
-    for volume in world.volumes.iter() {
-        let here = volume.spec.server == name;
-        // The canary of the self-test is there for seconds and nobody's volume.
-        known.volumes += u32::from(here && !is_canary(&volume));
-        let uid = volume.metadata.uid.as_deref().unwrap_or_default();
-        let status = volume.status.as_ref();
-        let slot = volume
-            .spec
-            .slot
-            .clone()
-            .or_else(|| status.and_then(|s| s.slot.clone()))
-            .unwrap_or_else(|| rds_crds::identity::default_slot(&volume.name_any(), uid));
-        let path = volume
-            .spec
-            .path
-            .clone()
-            .or_else(|| status.and_then(|s| s.path.clone()))
-            .unwrap_or_else(|| rds_crds::identity::default_path(&server.spec.base_path, &slot));
-        known.paths.insert(path);
-        match uid.parse() {
-            Ok(uid) if !here => {
-                known.elsewhere.insert((slot, uid));
-            }
-            Ok(_) | Err(_) => {
-                known.slots.insert(slot);
-            }
-        }
-    }
-    known
 }
 
 /// A live answer: a server goes only when no volume names it any more.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rds_crds::condition::{find_condition, kind};
 use rds_crds::server::{OrphanPolicy, RdsServerStatus};
-use rds_crds::{RdsServer, Reason, Size};
+use rds_crds::{RdsServer, RdsVolume, Reason, Size};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -244,6 +244,33 @@ async fn an_outage_keeps_the_last_facts_and_the_moment_it_began() {
         let refused = said(&server, &Answer::None(reason, "why".to_owned()), &known);
         assert_eq!(condition(&refused, kind::STALLED), Some(("True", reason.as_str())));
     }
+}
+
+#[test]
+fn b37_a_disk_of_another_servers_volume_is_known_by_slot_and_uid_and_only_that_one() {
+    const UID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+    let volume = |name: &str, server: &str, more: Value| -> RdsVolume {
+        let mut spec = json!({"server": server, "capacity": "1Gi", "accessModes": ["ReadWriteOnce"]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json!({
+            "apiVersion": "rds.csi.srvlab.io/v1alpha1", "kind": "RdsVolume", "metadata": {"name": name, "uid": UID}, "spec": spec,
+        }))
+        .unwrap()
+    };
+    let server = server();
+    let here = kube::ResourceExt::name_any(&server);
+    let all = [
+        volume("mine", &here, json!({"slot": "mine"})),
+        volume(
+            "theirs",
+            "another",
+            json!({"slot": "theirs", "path": "/pool/csi/theirs.img"}),
+        ),
+    ];
+    let known = Known::of(&server, all.into_iter(), false);
+    assert_eq!((known.volumes, known.slots), (1, ["mine".to_owned()].into()));
+    assert_eq!(known.elsewhere, [("theirs".to_owned(), UID.parse().unwrap())].into());
+    assert!(known.paths.contains("/pool/csi/theirs.img"), "{:?}", known.paths);
 }
 
 #[tokio::test]
